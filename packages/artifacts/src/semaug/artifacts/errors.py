@@ -1,0 +1,47 @@
+"""Errors a user can act on: each is one line that names the offending values and the remedy."""
+
+from __future__ import annotations
+
+
+class SemaugError(Exception):
+    """Base of every error semaug raises on purpose; the command line prints it without a traceback."""
+
+
+class InvalidOption(SemaugError, ValueError):
+    """An option, or a combination of options, that cannot be honoured."""
+
+
+class SourceError(SemaugError, ValueError):
+    """An image source that cannot be opened or that contradicts itself."""
+
+
+class UnreadableImage(SemaugError, ValueError):
+    """One image that cannot be decoded; steps list it in ``skipped.csv`` and go on."""
+
+
+class ArtifactError(SemaugError, ValueError):
+    """An artifact that is missing, incomplete, of another kind, or damaged."""
+
+
+class ArtifactMismatch(ArtifactError):
+    """A rerun whose configuration or inputs differ from those of the artifact it would resume."""
+
+
+class ArtifactLocked(SemaugError, RuntimeError):
+    """Another process is writing the artifact."""
+
+
+class MissingDependency(SemaugError, ImportError):
+    """An optional package that is not installed."""
+
+
+class MissingWeights(SemaugError, FileNotFoundError):
+    """A weight file that is not where it was looked for; nothing is ever downloaded silently."""
+
+
+class OutputError(SemaugError, OSError):
+    """A write that failed: a full disk, or a folder that cannot be written."""
+
+
+class WorkerDied(SemaugError, RuntimeError):
+    """A worker process that ended without an answer (killed, or out of memory)."""

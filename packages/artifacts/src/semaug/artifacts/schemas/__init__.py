@@ -1,0 +1,31 @@
+"""Schemas of what crosses packages: pydantic where it meets a disk or a user, frozen dataclasses in memory."""
+
+from semaug.artifacts.schemas.encoder import EncoderCard
+from semaug.artifacts.schemas.guidance import SCALES, Guidance, GuidanceRecord, Rle, Scale
+from semaug.artifacts.schemas.manifest import (
+    SCHEMA_VERSION,
+    ArtifactKind,
+    Costs,
+    Manifest,
+    ShardCosts,
+    ShardMarker,
+    Skipped,
+)
+from semaug.artifacts.schemas.quality import QualityScore
+
+__all__ = [
+    "SCALES",
+    "SCHEMA_VERSION",
+    "ArtifactKind",
+    "Costs",
+    "EncoderCard",
+    "Guidance",
+    "GuidanceRecord",
+    "Manifest",
+    "QualityScore",
+    "Rle",
+    "Scale",
+    "ShardCosts",
+    "ShardMarker",
+    "Skipped",
+]

@@ -1,0 +1,81 @@
+"""``semaug data verify``: recompute every digest of an artifact, a materialised folder or a training run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from semaug.artifacts.errors import ArtifactError
+from semaug.artifacts.files import hash_file
+from semaug.artifacts.ragged import unpack_strings
+from semaug.artifacts.reader import Artifact, hash_columns
+from semaug.artifacts.schemas import EncoderCard, ShardMarker
+
+ENCODER_WEIGHTS = "encoder.safetensors"
+ENCODER_CARD = "encoder.json"
+MATERIALIZED = "metadata.zarr"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The outcome: a digest without costs and times, and every problem found (empty when all is well)."""
+
+    path: Path
+    kind: str
+    items: int
+    digest: str
+    problems: tuple[str, ...]
+
+
+def verify(path: Path) -> Verification:
+    """Check an artifact, a materialised folder or a training run; raises ``ArtifactError`` when it is none of them."""
+    if (path / ENCODER_CARD).exists():
+        return _verify_run(path)
+    if (path / MATERIALIZED).exists():
+        return _verify_artifact(path / MATERIALIZED)
+    return _verify_artifact(path)
+
+
+def _verify_artifact(path: Path) -> Verification:
+    artifact = Artifact.open(path, partial=True)
+    problems = []
+    present = {m.shard for m in artifact.markers}
+    missing = [s for s in range(artifact.manifest.shards) if s not in present]
+    if missing:
+        problems.append(f"{len(missing)} of {artifact.manifest.shards} shards are missing; run the command again")
+    for marker in artifact.markers:
+        problems += _check_shard(artifact, marker)
+    return Verification(path, artifact.manifest.kind, artifact.manifest.items, artifact.digest, tuple(problems))
+
+
+def _check_shard(artifact: Artifact, marker: ShardMarker) -> list[str]:
+    try:
+        columns = artifact.shard(marker.shard)
+        if hash_columns(columns) != marker.digest:
+            return [f"shard {marker.shard} does not match its digest"]
+    except (ArtifactError, FileNotFoundError) as error:
+        return [f"shard {marker.shard}: {error}"]
+    if "file" not in columns:
+        return []
+    names, hashes = unpack_strings(columns, "file"), unpack_strings(columns, "file_hash")
+    return [p for n, h in zip(names, hashes, strict=True) if (p := _check_file(artifact.path.parent / n, h))]
+
+
+def _check_file(path: Path, expected: str) -> str | None:
+    if not path.exists():
+        return f"{path} is missing"
+    return None if hash_file(path) == expected else f"{path} has changed"
+
+
+def _verify_run(path: Path) -> Verification:
+    try:
+        card = EncoderCard.model_validate_json((path / ENCODER_CARD).read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"{path / ENCODER_CARD} is damaged: {error.errors()[0]['msg']}") from error
+    problem = _check_file(path / ENCODER_WEIGHTS, card.weights_digest)
+    digest = hashlib.blake2b(json.dumps(card.identity(), sort_keys=True).encode(), digest_size=16).hexdigest()
+    return Verification(path, "encoder", card.steps, digest, (problem,) if problem else ())

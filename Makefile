@@ -1,0 +1,30 @@
+# Every target works on a fresh clone: uv makes the environment at its first use.
+.PHONY: quickstart test test-slow lint check bench format lock
+
+quickstart:
+	uv run semaug quickstart
+
+test:
+	uv run pytest
+
+test-slow:
+	uv run pytest -m slow
+
+lint: ## every static check
+	uv run ruff format --check .
+	uv run ruff check .
+	uv run mypy packages/*/src apps/cli/src
+	uv run lint-imports
+	uv run python tools/lock.py --check
+
+check: lint test
+
+bench:
+	uv run python tools/bench.py
+
+format:
+	uv run ruff format .
+	uv run ruff check --fix .
+
+lock: ## write requirements.lock after a change of dependencies
+	uv run python tools/lock.py

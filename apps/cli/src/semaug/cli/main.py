@@ -1,0 +1,75 @@
+"""``semaug``: the root command. Groups are imported when they are used, so that ``--help`` costs what click costs."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from semaug.cli.console import GLOBAL_OPTIONS, explain, load_config, store_global
+
+COMMANDS = {
+    "quickstart": ("quickstart:command", "See semantic guidance work in four minutes, without any data."),
+    "data": ("data:group", "Index, pack, describe and verify images and artifacts."),
+    "quality": ("quality:group", "Score image quality and report how images are routed."),
+    "guide": ("guide:group", "Extract, exchange and look at boxes and masks."),
+    "views": ("views:group", "Show the view pairs of a variant, or write guided crops to disk."),
+    "pretrain": ("pretrain:group", "Train an encoder on positive pairs."),
+    "eval": ("evaluate:group", "Evaluate an encoder: linear probe, kNN, everything."),
+    "study": ("study:group", "Compare variants like for like and write one report."),
+}
+"""name -> (module:attribute below ``semaug.cli.commands``, short help)."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use; the short helps come from ``COMMANDS``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(import_module(f"semaug.cli.commands.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="semaug")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=load_config,
+    help="TOML file of options: one table a verb ([guide.extract]); flags win, unknown keys are refused.",
+)
+def root() -> None:
+    """Better positive pairs for self-supervised learning of images.
+
+    Start with `semaug quickstart`. Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some inputs were skipped.
+    """
+
+
+root.params += [option.copy_for(store_global) for option in GLOBAL_OPTIONS]
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line on stderr."""
+    try:
+        code = root.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. Run the same command again to go on from here.", err=True)
+        code = 130
+    except Exception as error:  # the last door: no traceback without --debug
+        code = explain(error)
+    sys.exit(code if isinstance(code, int) else 0)

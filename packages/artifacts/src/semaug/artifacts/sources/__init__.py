@@ -1,5 +1,10 @@
 """Image sources and the one door to them."""
 
+from semaug.artifacts.sources.array import ArraySource
+from semaug.artifacts.sources.base import labels_of, match_labels
+from semaug.artifacts.sources.door import open_source
+from semaug.artifacts.sources.files import FileSource
+from semaug.artifacts.sources.folder import open_folder
 from semaug.artifacts.sources.protocol import ImageSource
 
-__all__ = ["ImageSource"]
+__all__ = ["ArraySource", "FileSource", "ImageSource", "labels_of", "match_labels", "open_folder", "open_source"]

@@ -1,0 +1,90 @@
+"""A local pool of spawned workers that report events and never outlive their parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from semaug.artifacts.errors import WorkerDied
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Report = Callable[[Any], None]
+Work = Callable[[Item, Report], Result]
+"""Called with an item and a function that sends an event to the parent. Pickled once a worker, so that what it
+loads at its first call stays loaded."""
+
+
+def spawn_map(
+    work: Work[Item, Result], items: Sequence[Item], *, workers: int, on_event: Report, what: str
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Run ``work`` on every item in ``workers`` spawned processes; yields each item with its finished future.
+
+    Events arrive in a thread of this process. ``what`` names the job in the error of a lost worker (``WorkerDied``,
+    raised when a worker process vanishes). Closing the iterator drops what has not started.
+    """
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.SimpleQueue()
+    drain = threading.Thread(target=_drain, args=(events, on_event), daemon=True)
+    drain.start()
+    with _shared_threads(workers):
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (work, events))
+        try:
+            futures = {pool.submit(_call, item): item for item in items}
+            for future in as_completed(futures):
+                if isinstance(future.exception(), BrokenProcessPool):
+                    raise WorkerDied(
+                        f"a worker of {what} died (killed, or out of memory); rerun with fewer --workers, it resumes"
+                    )
+                yield futures[future], future
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            events.put(None)
+            drain.join()
+
+
+def _drain(events: Any, on_event: Report) -> None:
+    while (event := events.get()) is not None:
+        on_event(event)
+
+
+@contextmanager
+def _shared_threads(workers: int) -> Iterator[None]:
+    """Share the cores: native libraries read these variables when a worker imports them."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    share = str(max(1, (os.cpu_count() or 1) // workers))
+    added = {n: share for n in names if n not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+_WORK: Any = None
+_EVENTS: Any = None
+
+
+def _start_worker(work: Any, events: Any) -> None:
+    global _WORK, _EVENTS
+    _WORK, _EVENTS = work, events
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: Any) -> None:
+    """A worker whose parent was killed must not go on writing beside the rerun."""
+    parent.join()
+    os._exit(1)
+
+
+def _call(item: Any) -> Any:
+    return _WORK(item, _EVENTS.put)

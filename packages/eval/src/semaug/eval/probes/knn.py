@@ -1,0 +1,347 @@
+"""Weighted cosine k-nearest-neighbour classification (Wu et al. 2018, "Unsupervised Feature Learning via
+Non-Parametric Instance Discrimination"; spec S1.9 b), for every k and temperature in one pass over the bank.
+
+The vote of a neighbour is exp(similarity / T). The largest similarity is subtracted first, which changes no decision
+and keeps T = 0.01 and below within float32. So T -> 0 is the nearest neighbour, T -> infinity the majority vote,
+and k = 1 does not depend on T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
+from semaug.eval.errors import EvaluationError
+from semaug.eval.features import Features
+from semaug.eval.measures import Measure
+from semaug.eval.splits import LabelledPair, labelled_pair, selection_split
+
+KS = (1, 2, 5, 10, 20, 50, 100, 200)
+TEMPERATURES = (0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.5)
+HEADLINE_K = 20
+HEADLINE_TEMPERATURE = 0.07
+LEAKAGE_SIMILARITY = 1 - 1e-5
+LEAKAGE_SHARE = 0.01
+_SELECTION_LIMIT = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class KnnSettings:
+    """Lists to evaluate and the memory to use.
+
+    The headline setting (k = 20, T = 0.07) is always part of the lists. Similarities are held for ``query_chunk``
+    by ``bank_chunk`` pairs at a time: 134 MB as set.
+    """
+
+    ks: tuple[int, ...] = KS
+    temperatures: tuple[float, ...] = TEMPERATURES
+    exclude_self: bool = False
+    query_chunk: int = 512
+    bank_chunk: int = 65536
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if min(self.ks, default=0) < 1:
+            raise EvaluationError(f"k of {self.ks}; every k must be at least 1")
+        if min(self.temperatures, default=0.0) <= 0:
+            raise EvaluationError(f"temperatures {self.temperatures}; every T must be above 0")
+        object.__setattr__(self, "ks", tuple(sorted({*self.ks, HEADLINE_K})))
+        object.__setattr__(self, "temperatures", tuple(sorted({*self.temperatures, HEADLINE_TEMPERATURE})))
+
+
+@dataclass(frozen=True, slots=True)
+class KnnGrid:
+    """Top-1 accuracy in one space (``backbone`` or ``projector``): float64 (len(ks), len(temperatures)).
+
+    Rows of a k larger than the bank are NaN. ``top5`` is the headline setting's, None with five classes or fewer.
+    ``selected`` is the (k, T) that was best on the selection split of the training set, None where not asked for.
+    """
+
+    space: str
+    ks: tuple[int, ...]
+    temperatures: tuple[float, ...]
+    accuracy: NDArray[np.float64]
+    top5: float | None
+    n: int
+    bank: int
+    selected: tuple[int, float] | None = None
+
+    def at(self, k: int, temperature: float) -> float | None:
+        """Top-1 accuracy at one setting, or None where k exceeds the bank."""
+        value = self.accuracy[self.ks.index(k), self.temperatures.index(temperature)]
+        return None if np.isnan(value) else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class KnnResult:
+    """Grids of both spaces (``projector`` is None without projections) and what a reader must know about them."""
+
+    backbone: KnnGrid
+    projector: KnnGrid | None
+    warnings: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Measure]:
+        """The headline, the selected setting, every grid cell, and the backbone-projector gap."""
+        for grid in (self.backbone, self.projector):
+            if grid is not None:
+                yield from _grid_measures(grid)
+        if self.projector is not None:
+            ours = self.backbone.at(HEADLINE_K, HEADLINE_TEMPERATURE)
+            theirs = self.projector.at(HEADLINE_K, HEADLINE_TEMPERATURE)
+            gap = None if ours is None or theirs is None else ours - theirs
+            yield Measure("knn/gap", gap, self.backbone.n, "" if gap is not None else _too_few(self.backbone))
+
+
+def _too_few(grid: KnnGrid) -> str:
+    return f"the bank holds {grid.bank} images, fewer than k = {HEADLINE_K}"
+
+
+def _grid_measures(grid: KnnGrid) -> Iterator[Measure]:
+    prefix = f"knn/{grid.space}"
+    headline = grid.at(HEADLINE_K, HEADLINE_TEMPERATURE)
+    missing = "" if headline is not None else _too_few(grid)
+    yield Measure(f"{prefix}/top1", headline, grid.n, missing)
+    few_classes = "" if grid.top5 is not None else missing or "five classes or fewer"
+    yield Measure(f"{prefix}/top5", grid.top5, grid.n, few_classes)
+    if grid.selected is not None:
+        yield Measure(f"{prefix}/selected_top1", grid.at(*grid.selected), grid.n)
+    for k in grid.ks:
+        for temperature in grid.temperatures:
+            value = grid.at(k, temperature)
+            reason = "" if value is not None else f"the bank holds {grid.bank} images, fewer than k = {k}"
+            yield Measure(f"{prefix}/top1/k={k}/T={temperature:g}", value, grid.n, reason)
+
+
+def evaluate_knn(
+    train: Features,
+    test: Features,
+    settings: KnnSettings | None = None,
+    *,
+    select: bool = True,
+    seed: int = 0,
+    on_progress: OnProgress = ignore_progress,
+) -> KnnResult:
+    """Classify the test images by their neighbours among the training images, in backbone and projector space.
+
+    With ``select`` the best (k, T) is chosen on a fifth of the training set (at most 5,000 images) against the rest.
+    ``settings.exclude_self`` leaves out bank images whose key equals the query's (for queries from the bank).
+    Unlabelled images take no part; classes are the union of both sets'. Raises ``EvaluationError`` and its kin.
+    """
+    settings = settings or KnnSettings()
+    pair = labelled_pair(train, test)
+    backbone, warnings = _evaluate_space(pair, "backbone", settings, select, seed, on_progress)
+    projector = None
+    if pair.train.projections is not None and pair.test.projections is not None:
+        projector, _ = _evaluate_space(pair, "projector", settings, select, seed, on_progress)
+    return KnnResult(backbone, projector, pair.warnings + warnings)
+
+
+def knn_accuracy(
+    train: Features, test: Features, k: int = HEADLINE_K, temperature: float = HEADLINE_TEMPERATURE
+) -> float:
+    """Top-1 accuracy in backbone space at one setting, k cut to the bank: for watching a run while it trains."""
+    pair = labelled_pair(train, test)
+    k = min(k, len(pair.train))
+    bank, queries = _unit(pair.train.features, "cpu"), _unit(pair.test.features, "cpu")
+    counts = _Counts((k,), (temperature,), pair.classes)
+    bank_labels, targets = torch.from_numpy(pair.train.labels), torch.from_numpy(pair.test.labels)
+    for rows, similarity, index in neighbours(queries, bank, k, query_chunk=512, bank_chunk=65536):
+        counts.add(similarity, bank_labels[index], targets[rows])
+    return float(counts.correct[0, 0]) / len(pair.test)
+
+
+def _evaluate_space(
+    pair: LabelledPair, space: str, settings: KnnSettings, select: bool, seed: int, on_progress: OnProgress
+) -> tuple[KnnGrid, tuple[str, ...]]:
+    bank, queries = (_unit(_values(part, space), settings.device) for part in (pair.train, pair.test))
+    selected = _select(pair, bank, settings, seed) if select else None
+    excluded = _own_places(pair) if settings.exclude_self else None
+    search = _Search(bank, torch.from_numpy(pair.train.labels).to(settings.device), pair.classes, settings)
+    counts, nearest = search.run(queries, pair.test.labels, excluded, space, on_progress)
+    n = len(pair.test)
+    top5 = counts.top5 / n if pair.classes > 5 and len(bank) >= HEADLINE_K else None
+    grid = KnnGrid(space, settings.ks, settings.temperatures, counts.accuracy(n), top5, n, len(bank), selected)
+    return grid, _leakage(nearest, bank)
+
+
+def _values(features: Features, space: str) -> NDArray[np.float32]:
+    values = features.features if space == "backbone" else features.projections
+    assert values is not None  # evaluate_knn asks for projections only where both sets have them
+    return values
+
+
+def _select(pair: LabelledPair, bank: torch.Tensor, settings: KnnSettings, seed: int) -> tuple[int, float]:
+    fit, selection = selection_split(pair.train.labels, seed=seed, limit=_SELECTION_LIMIT)
+    labels = torch.from_numpy(pair.train.labels).to(settings.device)
+    search = _Search(bank[fit], labels[fit], pair.classes, settings)
+    counts, _ = search.run(bank[selection], pair.train.labels[selection], None, "", ignore_progress)
+    # Nearly equal settings: the smallest k, then the smallest T, so that the choice does not hang on storage order.
+    best = int(np.nanargmax(counts.accuracy(len(selection))))
+    row, column = divmod(best, len(settings.temperatures))
+    return settings.ks[row], settings.temperatures[column]
+
+
+class _Search:
+    """A bank of unit vectors with labels, ready to classify queries."""
+
+    def __init__(self, bank: torch.Tensor, labels: torch.Tensor, classes: int, settings: KnnSettings) -> None:
+        self.bank, self.labels, self.classes, self.settings = bank, labels, classes, settings
+
+    def run(
+        self,
+        queries: torch.Tensor,
+        targets: NDArray[np.int64],
+        excluded: tuple[NDArray[np.intp], NDArray[np.intp]] | None,
+        space: str,
+        on_progress: OnProgress,
+    ) -> tuple[_Counts, NDArray[np.float32]]:
+        """Counts of right answers, and each query's largest similarity: float32 (n,)."""
+        chosen = self.settings
+        counts = _Counts(chosen.ks, chosen.temperatures, self.classes)
+        truth = torch.from_numpy(targets).to(self.bank.device)
+        nearest = np.empty(len(queries), dtype=np.float32)
+        k = min(max(chosen.ks), len(self.bank))
+        found = neighbours(
+            queries, self.bank, k, query_chunk=chosen.query_chunk, bank_chunk=chosen.bank_chunk, excluded=excluded
+        )
+        for rows, similarity, index in found:
+            counts.add(similarity, self.labels[index], truth[rows])
+            nearest[rows] = similarity[:, 0].cpu().numpy()
+            if space:
+                on_progress(Progress(f"kNN {space}", rows.stop, len(queries)))
+        return counts, nearest
+
+
+class _Counts:
+    """Right answers so far for every k and temperature: int64 (len(ks), len(temperatures))."""
+
+    def __init__(self, ks: Sequence[int], temperatures: Sequence[float], classes: int) -> None:
+        self.ks, self.temperatures, self.classes = ks, temperatures, classes
+        self.correct = np.zeros((len(ks), len(temperatures)), dtype=np.int64)
+        self.reached = np.zeros(len(ks), dtype=bool)
+        self.top5 = 0
+
+    def add(self, similarity: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> None:
+        """``similarity`` float32 (b, k) largest first, ``labels`` int64 (b, k), ``targets`` int64 (b,)."""
+        centred = similarity - similarity[:, :1]
+        for column, temperature in enumerate(self.temperatures):
+            weights = torch.exp(centred / temperature)
+            votes = similarity.new_zeros(len(similarity), self.classes)
+            start = 0
+            for row, k in enumerate(self.ks):
+                if k > similarity.shape[1]:
+                    break
+                votes.scatter_add_(1, labels[:, start:k], weights[:, start:k])
+                start = k
+                self.reached[row] = True
+                self.correct[row, column] += int((votes.argmax(1) == targets).sum())
+                if k == HEADLINE_K and temperature == HEADLINE_TEMPERATURE and self.classes > 5:
+                    self.top5 += int((votes.topk(5).indices == targets[:, None]).any(1).sum())
+
+    def accuracy(self, n: int) -> NDArray[np.float64]:
+        values = self.correct / n
+        values[~self.reached] = np.nan
+        return values
+
+
+def neighbours(
+    queries: torch.Tensor,
+    bank: torch.Tensor,
+    k: int,
+    *,
+    query_chunk: int,
+    bank_chunk: int,
+    excluded: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None,
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """The k largest inner products of each query with the bank, a chunk of queries at a time.
+
+    ``queries`` float32 (n, d), ``bank`` float32 (m, d), m >= k. ``excluded`` holds (query rows, bank rows) that may
+    not be matched. Yields (rows of the chunk, similarities (b, k) largest first, bank rows (b, k)). Which of several
+    bank images at exactly the k-th similarity is taken is not defined.
+    """
+    scratch = bank.new_empty(min(query_chunk, len(queries)) * min(bank_chunk, len(bank)))
+    for start in range(0, len(queries), query_chunk):
+        rows = slice(start, min(start + query_chunk, len(queries)))
+        best: torch.Tensor | None = None
+        places: torch.Tensor | None = None
+        for first in range(0, len(bank), bank_chunk):
+            block = bank[first : first + bank_chunk]
+            count = rows.stop - rows.start
+            out = scratch[: count * len(block)].view(count, len(block))
+            similarity = torch.mm(queries[rows], block.T, out=out)
+            _mask(similarity, rows, first, excluded)
+            values, index = largest(similarity, min(k, len(block)))
+            index = index + first
+            best = values if best is None else torch.cat([best, values], 1)
+            places = index if places is None else torch.cat([places, index], 1)
+            if best.shape[1] > values.shape[1]:
+                best, order = best.topk(min(k, best.shape[1]), dim=1)
+                places = places.gather(1, order)
+        assert best is not None
+        assert places is not None
+        yield rows, best, places
+
+
+def largest(values: torch.Tensor, k: int, group: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """``values.topk(k)`` of a wide float matrix (b, m), several times faster.
+
+    Columns are dealt to groups; the k largest values of a row lie in the k groups with the largest maxima, since each
+    group whose maximum is larger holds one value that is. So only k * group values a row are sorted.
+    """
+    width = values.shape[1]
+    groups = width // group
+    if groups < 2 * k:
+        return values.topk(k, dim=1)
+    whole = groups * group
+    dealt = values[:, :whole].view(len(values), group, groups)  # column c belongs to group c % groups
+    chosen = dealt.amax(1).topk(k, dim=1, sorted=False).indices
+    offsets = torch.arange(group, device=values.device) * groups
+    columns = (chosen[:, None, :] + offsets[None, :, None]).reshape(len(values), -1)
+    tail = torch.arange(whole, width, device=values.device).expand(len(values), -1)
+    columns = torch.cat([columns, tail], 1)
+    best, order = values.gather(1, columns).topk(k, dim=1)
+    return best, columns.gather(1, order)
+
+
+def _mask(
+    similarity: torch.Tensor, rows: slice, first: int, excluded: tuple[NDArray[np.intp], NDArray[np.intp]] | None
+) -> None:
+    if excluded is None:
+        return
+    queries, places = excluded
+    last = first + similarity.shape[1]
+    here = (queries >= rows.start) & (queries < rows.stop) & (places >= first) & (places < last)
+    if here.any():
+        similarity[queries[here] - rows.start, places[here] - first] = -torch.inf
+
+
+def _own_places(pair: LabelledPair) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(query rows, bank rows) that share a key; a key may lie in the bank several times."""
+    places: dict[str, list[int]] = {}
+    for place, key in enumerate(pair.train.keys):
+        places.setdefault(key, []).append(place)
+    found = [(row, place) for row, key in enumerate(pair.test.keys) for place in places.get(key, ())]
+    both = np.asarray(found, dtype=np.intp).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _unit(values: NDArray[np.float32], device: str) -> torch.Tensor:
+    """Rows scaled to length 1; a zero row stays zero."""
+    return torch.nn.functional.normalize(torch.from_numpy(np.ascontiguousarray(values)).to(device), dim=1)
+
+
+def _leakage(nearest: NDArray[np.float32], bank: torch.Tensor) -> tuple[str, ...]:
+    share = float((nearest >= LEAKAGE_SIMILARITY).mean())
+    if share <= LEAKAGE_SHARE:
+        return ()
+    if float(bank.mean(0).norm()) > LEAKAGE_SIMILARITY:
+        return ("all features point one way: the encoder has collapsed",)
+    return (
+        f"{share:.0%} of the queries have a bank image at similarity 1: test images seem to lie in the training set; "
+        "compare with exclude_self, or remove the copies",
+    )

@@ -5,6 +5,18 @@ from semaug.artifacts.sources.base import labels_of, match_labels
 from semaug.artifacts.sources.door import open_source
 from semaug.artifacts.sources.files import FileSource
 from semaug.artifacts.sources.folder import open_folder
+from semaug.artifacts.sources.packed import PackedSource
 from semaug.artifacts.sources.protocol import ImageSource
+from semaug.artifacts.sources.scenes import ScenesSource
 
-__all__ = ["ArraySource", "FileSource", "ImageSource", "labels_of", "match_labels", "open_folder", "open_source"]
+__all__ = [
+    "ArraySource",
+    "FileSource",
+    "ImageSource",
+    "PackedSource",
+    "ScenesSource",
+    "labels_of",
+    "match_labels",
+    "open_folder",
+    "open_source",
+]

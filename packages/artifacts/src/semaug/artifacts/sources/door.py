@@ -3,18 +3,84 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
-from semaug.artifacts.sources.array import open_array
-from semaug.artifacts.sources.folder import open_folder
+from semaug.artifacts.errors import ArtifactError, SourceError
 from semaug.artifacts.sources.protocol import ImageSource
+from semaug.artifacts.sources.query import parse_spec, whole_number
 
 
 def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     """Open images by path or by spec.
 
-    Raises ``SourceError`` (what is there cannot be opened) or ``ArtifactError``.
+    A folder (with or without class folders); a packed store, an index, or any artifact or materialised folder that
+    holds images; a ``.csv`` or ``.parquet`` list; ``torchvision:NAME?root=...&split=...``;
+    ``hf:PATH_OR_NAME?split=...&image=...&label=...``; ``scenes:train?items=...&seed=...``.
+    Raises ``SourceError`` or ``ArtifactError`` where that cannot be opened, ``MissingDependency`` where a package is
+    needed that is not installed.
     """
     text = os.fspath(spec)
-    if text.startswith("array:"):
-        return open_array(text)
-    return open_folder(text)
+    scheme = text.split(":", 1)[0]
+    if ":" in text and scheme in _SCHEMES and not Path(text).exists():
+        return _SCHEMES[scheme](text)
+    return _open_path(Path(text).expanduser())
+
+
+def _open_path(path: Path) -> ImageSource:
+    if not path.exists():
+        raise SourceError(f"{path} does not exist; check the path")
+    path = path.resolve()
+    if path.is_dir():
+        return _open_folder(path)
+    if path.suffix.lower() in (".csv", ".parquet"):
+        from semaug.artifacts.sources.table import open_table
+
+        return open_table(path)
+    raise SourceError(f"{path} is a file of no known kind; give a folder, an artifact, or a .csv or .parquet list")
+
+
+def _open_folder(path: Path) -> ImageSource:
+    from semaug.artifacts.sources import artifact, folder
+
+    if (path / "zarr.json").exists():
+        return artifact.open_artifact(path)
+    if (path / artifact.MATERIALIZED).exists():
+        return artifact.open_artifact(path / artifact.MATERIALIZED)
+    if path.suffix == ".zarr":
+        raise ArtifactError(f"{path} is not a semaug artifact (no zarr.json); check the path")
+    return folder.open_folder(path)
+
+
+def _open_array(spec: str) -> ImageSource:
+    from semaug.artifacts.sources.array import open_array
+
+    return open_array(spec)
+
+
+def _open_scenes(spec: str) -> ImageSource:
+    from semaug.artifacts.sources.scenes import ScenesSource
+
+    split, options = parse_spec(spec, ("items", "seed"))
+    seed = whole_number(spec, options, "seed")
+    return ScenesSource(split or "train", whole_number(spec, options, "items"), seed or 0)
+
+
+def _open_torchvision(spec: str) -> ImageSource:
+    from semaug.artifacts.sources.torchvision import open_torchvision
+
+    return open_torchvision(spec)
+
+
+def _open_huggingface(spec: str) -> ImageSource:
+    from semaug.artifacts.sources.huggingface import open_huggingface
+
+    return open_huggingface(spec)
+
+
+_SCHEMES: dict[str, Callable[[str], ImageSource]] = {
+    "array": _open_array,
+    "hf": _open_huggingface,
+    "scenes": _open_scenes,
+    "torchvision": _open_torchvision,
+}

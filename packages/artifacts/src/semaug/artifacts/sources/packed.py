@@ -1,0 +1,137 @@
+"""Packed stores: images in a few big files that are read through memory maps."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semaug.artifacts.decode import decode_image
+from semaug.artifacts.ragged import slice_of
+from semaug.artifacts.reader import Artifact, ShardColumns
+from semaug.artifacts.sources.base import Source
+
+PIXELS = "pixels"
+ENCODED = "encoded"
+_OPEN_SHARDS = 4096
+
+
+class _Shard(Protocol):
+    def read(self, row: int) -> NDArray[np.uint8]: ...
+
+    def encoded(self, row: int) -> bytes | None: ...
+
+
+class _FixedShard:
+    """Images of one size: the column ``pixels`` is (n, height, width, 3)."""
+
+    def __init__(self, columns: ShardColumns) -> None:
+        self._pixels = columns[PIXELS].view(np.ndarray)  # a memmap's own indexing costs microseconds
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        return self._pixels[row].copy()
+
+    def encoded(self, row: int) -> bytes | None:
+        return None
+
+
+class _RaggedShard:
+    """Images of several sizes end to end, with their offsets and sizes (n, 2)."""
+
+    def __init__(self, columns: ShardColumns) -> None:
+        self._pixels = columns[PIXELS].view(np.ndarray)
+        self._offsets: list[int] = columns[PIXELS + "_offsets"].tolist()
+        self._sizes: list[list[int]] = columns["size"].tolist()
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        flat = self._pixels[self._offsets[row] : self._offsets[row + 1]]
+        return flat.reshape(*self._sizes[row], 3).copy()
+
+    def encoded(self, row: int) -> bytes | None:
+        return None
+
+
+class _EncodedShard:
+    """Encoded files end to end, with their offsets."""
+
+    def __init__(self, columns: ShardColumns) -> None:
+        self._columns = columns
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        return decode_image(self.encoded(row))
+
+    def encoded(self, row: int) -> bytes:
+        return slice_of(self._columns, ENCODED, row).tobytes()
+
+
+def _open_shard(columns: ShardColumns) -> _Shard:
+    if ENCODED in columns:
+        return _EncodedShard(columns)
+    return _FixedShard(columns) if columns[PIXELS].ndim == 4 else _RaggedShard(columns)
+
+
+class PackedSource(Source):
+    """The images of an artifact, with the keys, labels, class names and fingerprint of where they came from.
+
+    ``read`` gives a copy, so what is done to it never reaches the store. Guidance made on the origin fits the pack:
+    it keeps the size it was made at, and its readers scale it.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.spec = str(artifact.path)
+        manifest = artifact.manifest
+        self.class_names = tuple(manifest.config.get("class_names", ()))
+        self._starts = [0, *accumulate(m.items for m in artifact.markers)]
+        self._shards = [m.shard for m in artifact.markers]
+        self._shard = lru_cache(_OPEN_SHARDS)(self._open)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> PackedSource:
+        """Open a finished store; raises ``ArtifactError``."""
+        return cls(Artifact.open(Path(path)))
+
+    def __reduce__(self) -> Any:
+        return PackedSource.open, (self.spec,)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def key(self, index: int) -> str:
+        return self.artifact.keys[index]
+
+    def label(self, index: int) -> int | None:
+        label = int(self._labels[index])
+        return None if label < 0 else label
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        place, row = self._locate(index)
+        return self._shard(place).read(row)
+
+    def encoded(self, index: int) -> bytes | None:
+        place, row = self._locate(index)
+        return self._shard(place).encoded(row)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the images that were packed, as they were before any resize."""
+        return self.artifact.manifest.inputs["source"]
+
+    @cached_property
+    def _labels(self) -> NDArray:
+        return self.artifact.column("label")
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < self._starts[-1]:
+            raise IndexError(f"image {index} of {self._starts[-1]}")
+        place = bisect_right(self._starts, index) - 1
+        return place, index - self._starts[place]
+
+    def _open(self, place: int) -> _Shard:
+        return _open_shard(self.artifact.shard(self._shards[place]))

@@ -119,7 +119,7 @@ class ArtifactWriter:
         manifest = _stamp(manifest)
         with writing(path):
             _make_folder(path, overwrite)
-        lock = _take_lock(path)
+        lock = take_lock(path)
         try:
             return cls(path, _create_or_match(path, manifest), lock)
         except BaseException:
@@ -216,7 +216,11 @@ def _is_foreign(path: Path) -> bool:
     return path.name != ".lock" and path.suffix != ".partial"
 
 
-def _take_lock(path: Path) -> int:
+def take_lock(path: Path) -> int:
+    """Hold the folder ``path`` for this process; closing the descriptor returned, or dying, lets go of it.
+
+    Raises ``ArtifactLocked`` while another process holds it.
+    """
     with writing(path):
         lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -238,7 +242,7 @@ def _create_or_match(path: Path, manifest: Manifest) -> Manifest:
         for leftover in (*path.glob("shards/*.partial"), *path.glob("**/.*.partial")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     found = read_manifest(path)
-    _require_same(path, found, manifest)
+    require_same(path, found.identity(), manifest.identity())
     return found
 
 
@@ -253,8 +257,9 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
             zarr.create_group(path, zarr_format=3, attributes=attributes)
 
 
-def _require_same(path: Path, found: Manifest, wanted: Manifest) -> None:
-    differences = _differences(found.identity(), wanted.identity())
+def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ``ArtifactMismatch``, naming the first difference, unless both identities are equal."""
+    differences = _differences(found, wanted)
     if differences:
         name, old, new = differences[0]
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""

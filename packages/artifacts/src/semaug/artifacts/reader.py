@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,20 +34,37 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The manifest of the artifact at ``path``; raises ``ArtifactError`` with the reason where there is none."""
     file = Path(path) / "zarr.json"
     try:
-        raw = json.loads(file.read_text())["attributes"]["semaug"]
-    except FileNotFoundError as error:
+        raw = dict(json.loads(file.read_text())["attributes"]["semaug"])
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{path} is not a semaug artifact (no zarr.json); check the path") from error
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file} holds no semaug manifest; make the artifact again with --overwrite") from error
-    found = raw.get("schema_version")
-    if isinstance(found, int) and found > SCHEMA_VERSION:
-        raise ArtifactError(f"{path} has schema version {found}, this semaug reads {SCHEMA_VERSION}; upgrade semaug")
+    raw = _migrated(path, raw)
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"the manifest of {path} is damaged at {where}: {first['msg']}") from error
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Schema version to the function that makes the next version's manifest of it; there is only version 1 so far."""
+
+
+def _migrated(path: str | os.PathLike[str], raw: dict[str, Any]) -> dict[str, Any]:
+    """Bring an older manifest up to ``SCHEMA_VERSION`` in memory; refuse newer ones and those nothing migrates."""
+    found = raw.get("schema_version")
+    if not isinstance(found, int) or found == SCHEMA_VERSION:
+        return raw  # what is no number is refused by the schema
+    if found > SCHEMA_VERSION:
+        raise ArtifactError(f"{path} has schema version {found}, this semaug reads {SCHEMA_VERSION}; upgrade semaug")
+    if found not in MIGRATIONS:
+        raise ArtifactError(
+            f"{path} has schema version {found}, this semaug reads {SCHEMA_VERSION}; "
+            "run the command that made it again, with --overwrite"
+        )
+    return _migrated(path, {**MIGRATIONS[found](raw), "schema_version": found + 1})
 
 
 class ShardColumns(Mapping[str, NDArray]):
@@ -75,7 +93,7 @@ def map_column(folder: Path) -> NDArray:
         shape, dtype = tuple(meta["shape"]), np.dtype(meta["data_type"])
     except FileNotFoundError as error:
         raise KeyError(folder.name) from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder}/zarr.json is damaged; make the artifact again with --overwrite") from error
     if 0 in shape:
         return np.zeros(shape, dtype)
@@ -113,8 +131,11 @@ class Artifact:
         return cls(path, manifest, markers)
 
     def shard(self, shard: int) -> ShardColumns:
-        """The columns of one shard."""
-        return ShardColumns(self.path / "shards" / f"{shard:06d}")
+        """The columns of one shard; raises ``ArtifactError`` when its data is gone."""
+        folder = self.path / "shards" / f"{shard:06d}"
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder} is missing; run the command that made {self.path} again")
+        return ShardColumns(folder)
 
     def column(self, name: str) -> NDArray:
         """One fixed-size column of all shards, joined in memory."""

@@ -28,10 +28,11 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """The columns of one shard and the inputs it left out."""
+    """The columns of one shard, the inputs it left out, and the seconds of the run that went into loading models."""
 
     columns: dict[str, NDArray]
     skipped: list[Skipped] = field(default_factory=list)
+    warm_seconds: float = 0.0
 
 
 class ShardRunner(Protocol):
@@ -100,7 +101,9 @@ class _Worker:
         opened = time.perf_counter()
         result = self._runner.run(indices, tick)
         costs = ShardCosts(
-            seconds=time.perf_counter() - opened, warm_seconds=opened - started, peak_memory=peak_memory()
+            seconds=time.perf_counter() - opened - result.warm_seconds,
+            warm_seconds=opened - started + result.warm_seconds,
+            peak_memory=peak_memory(),
         )
         write_shard(self._path, shard, result.columns, skipped=result.skipped, costs=costs)
 

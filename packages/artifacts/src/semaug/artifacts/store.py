@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import glob
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from semaug.artifacts.errors import ArtifactError, ArtifactLocked, ArtifactMismatch
 from semaug.artifacts.files import fsync_path, fsync_tree, write_atomic, writing
@@ -127,9 +129,15 @@ class ArtifactWriter:
             raise
 
     def pending(self) -> list[int]:
-        """The shards that are still to be written."""
-        done = {int(p.stem) for p in (self.path / "ledger").glob("[0-9]*.json")}
-        return [s for s in range(self.manifest.shards) if s not in done]
+        """The shards that are still to be written: those without a readable marker and a folder of data."""
+        return [s for s in range(self.manifest.shards) if not self._is_done(s)]
+
+    def _is_done(self, shard: int) -> bool:
+        try:
+            ShardMarker.model_validate_json((self.path / "ledger" / f"{shard:06d}.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return False
+        return (self.path / "shards" / f"{shard:06d}").is_dir()
 
     def write(
         self,
@@ -202,14 +210,32 @@ def _stamp(manifest: Manifest) -> Manifest:
 def _make_folder(path: Path, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         raise ArtifactMismatch(f"{path} is a file, not an artifact; choose another --out")
-    if path.is_dir() and not (path / "zarr.json").exists() and any(map(_is_foreign, path.iterdir())):
+    if path.is_dir() and not _is_ours(path):
         raise ArtifactMismatch(f"{path} exists and is not a semaug artifact; choose another --out")
-    if overwrite and (path / "zarr.json").exists():
-        read_manifest(path)  # only an artifact of ours is ever removed
-        trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
-        os.rename(path, trash)
-        shutil.rmtree(trash)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.trash"):  # of an --overwrite that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    if overwrite and path.is_dir():
+        lock = take_lock(path)
+        try:
+            trash = path.with_name(f".{path.name}.{uuid.uuid4().hex}.trash")
+            os.rename(path, trash)
+            shutil.rmtree(trash)
+        finally:
+            os.close(lock)
     path.mkdir(parents=True, exist_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the folder may be written to, and with --overwrite removed: ours (maybe damaged), or empty."""
+    if not (path / "zarr.json").exists():
+        return not any(map(_is_foreign, path.iterdir()))
+    if (path / "ledger").is_dir() and (path / "shards").is_dir():
+        return True
+    try:
+        read_manifest(path)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _is_foreign(path: Path) -> bool:
@@ -239,7 +265,7 @@ def _create_or_match(path: Path, manifest: Manifest) -> Manifest:
             _write_manifest(path, manifest)
         for folder in ("shards", "ledger"):
             (path / folder).mkdir(exist_ok=True)
-        for leftover in (*path.glob("shards/*.partial"), *path.glob("**/.*.partial")):
+        for leftover in (*path.glob("*.partial"), *path.glob("shards/*.partial"), *path.glob("ledger/*.partial")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     found = read_manifest(path)
     require_same(path, found.identity(), manifest.identity())
@@ -255,6 +281,8 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
             zarr.open_group(path, mode="r+").update_attributes(attributes)
         else:
             zarr.create_group(path, zarr_format=3, attributes=attributes)
+        fsync_path(path / "zarr.json")
+        fsync_path(path)
 
 
 def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ from semaug.artifacts.files import hash_file
 from semaug.artifacts.ragged import unpack_strings
 from semaug.artifacts.reader import Artifact, hash_columns
 from semaug.artifacts.schemas import EncoderCard, ShardMarker
+from semaug.artifacts.sources.artifact import MATERIALIZED
 
 ENCODER_WEIGHTS = "encoder.safetensors"
 ENCODER_CARD = "encoder.json"
-MATERIALIZED = "metadata.zarr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def _check_shard(artifact: Artifact, marker: ShardMarker) -> list[str]:
     try:
         columns = artifact.shard(marker.shard)
         if hash_columns(columns) != marker.digest:
-            return [f"shard {marker.shard} does not match its digest"]
-    except (ArtifactError, FileNotFoundError) as error:
+            return [f"shard {marker.shard} does not match its digest; make the artifact again with --overwrite"]
+    except (ArtifactError, FileNotFoundError, KeyError) as error:
         return [f"shard {marker.shard}: {error}"]
     if "file" not in columns:
         return []

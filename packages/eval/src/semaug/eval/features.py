@@ -143,7 +143,11 @@ def embed(
                 collected.add(batch, *encode(normalise(np.stack(batch.images))))
             collected.skipped += batch.skipped
             on_progress(Progress("embed", collected.done, len(indices)))
-    return collected.finish(source.spec)
+    if not collected.keys:
+        raise EvaluationError(
+            f"none of {len(indices)} images of {source.spec} could be read; `semaug data index` lists why"
+        )
+    return collected.finish()
 
 
 def _chosen(total: int, limit: int | None, seed: int) -> list[int]:
@@ -197,9 +201,7 @@ class _Collected:
         self.labels += batch.labels
         self.keys += batch.keys
 
-    def finish(self, spec: str) -> Features:
-        if not self.keys:
-            raise EvaluationError(f"no image of {spec} could be read; `semaug data index {spec}` lists why")
+    def finish(self) -> Features:
         return Features(
             np.concatenate(self.features),
             np.concatenate(self.projections) if self.projections else None,

@@ -22,7 +22,7 @@ def routing_histogram(
 ) -> bytes:
     """The share of images on each route, one stacked bar a data set: ``counts[data set][route]``."""
     with styled():
-        figure, (axes,) = new_figure(7.2, 1.1 + 0.5 * len(counts))
+        figure, (axes,) = new_figure(6.2, 1.0 + 0.5 * len(counts))
         names = list(counts)
         left = np.zeros(len(names))
         totals = np.asarray([max(1, sum(counts[name].values())) for name in names])
@@ -58,7 +58,7 @@ def difference_bars(
     zero out is drawn in colour, the others in grey.
     """
     with styled():
-        figure, (axes,) = new_figure(7.2, 1.1 + 0.55 * len(rows))
+        figure, (axes,) = new_figure(6.2, 1.0 + 0.55 * len(rows))
         axes.axvline(0, color=MUTED, linewidth=1)
         for place, row in enumerate(rows):
             _draw_difference(axes, place, row, scale)

@@ -32,7 +32,7 @@ def learning_curves(
 ) -> bytes:
     """The mean over seeds as a line, the range over seeds as a band, and the name at the line's end."""
     with styled():
-        figure, (axes,) = new_figure(7.2, 3.8)
+        figure, (axes,) = new_figure(6.2, 3.5)
         for index, curve in enumerate(curves):
             values = np.asarray(curve.runs, dtype=np.float64)
             shown = ~np.isnan(values).all(axis=0)

@@ -52,7 +52,7 @@ def knn_curves(
 ) -> bytes:
     """Top-1 accuracy over k at one temperature, one line for each (name, grid)."""
     with styled():
-        figure, (axes,) = new_figure(7.2, 3.6)
+        figure, (axes,) = new_figure(6.2, 3.4)
         for index, (name, grid) in enumerate(grids):
             column = grid.temperatures.index(temperature)
             axes.plot(grid.ks, 100 * grid.accuracy[:, column], marker="o", ms=4, color=colour(index), label=name)

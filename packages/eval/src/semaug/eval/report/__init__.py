@@ -1,0 +1,40 @@
+"""Reports: plain values in, one self-contained HTML page and ``results.json`` out."""
+
+from semaug.eval.report.html import render_html, write_report
+from semaug.eval.report.model import (
+    Block,
+    Cell,
+    Code,
+    Column,
+    Figure,
+    Highlight,
+    Missing,
+    Paragraph,
+    Provenance,
+    Report,
+    Section,
+    Sheet,
+    SheetRow,
+    Table,
+)
+from semaug.eval.report.results import report_results
+
+__all__ = [
+    "Block",
+    "Cell",
+    "Code",
+    "Column",
+    "Figure",
+    "Highlight",
+    "Missing",
+    "Paragraph",
+    "Provenance",
+    "Report",
+    "Section",
+    "Sheet",
+    "SheetRow",
+    "Table",
+    "render_html",
+    "report_results",
+    "write_report",
+]

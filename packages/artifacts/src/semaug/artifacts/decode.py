@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,11 @@ from semaug.artifacts.errors import UnreadableImage
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused as decompression bombs (Pillow's own warning limit: 256 MiB of RGB)."""
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")
-"""What is decoded; formats that run other programs (EPS, PDF) are not."""
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")
+"""What is decoded; formats that run other programs (EPS, PDF) are not. Pillow knows a format once its plug-in is
+imported."""
+for _plugin in ("Jpeg", "Png", "Bmp", "Gif", "WebP", "Tiff", "Ppm", "Jpeg2K"):
+    import_module(f"PIL.{_plugin}ImagePlugin")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"}
 )
@@ -50,7 +54,12 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
-    """JPEG of a uint8 (height, width, 3) image; no chroma subsampling from quality 90 up."""
+    """JPEG of a uint8 (height, width, 3) image; no chroma subsampling from quality 90 up.
+
+    Raises ``UnreadableImage`` for a side over 65,535 pixels, which JPEG cannot hold.
+    """
+    if max(image.shape[:2]) > 65_535:
+        raise UnreadableImage(f"{image.shape[1]} x {image.shape[0]} is more than the 65,535 pixels a side of JPEG")
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
     return file.getvalue()
@@ -66,6 +75,8 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 def resize_short_side(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize so that the shorter side is ``size`` pixels (bicubic, antialiased); nothing is cropped.
 
+    Raises ``UnreadableImage`` where a very long image would grow past ``MAX_PIXELS``.
+
     >>> resize_short_side(np.zeros((100, 50, 3), np.uint8), 25).shape
     (50, 25, 3)
     """
@@ -74,6 +85,8 @@ def resize_short_side(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return image
     scale = size / min(height, width)
     target = (max(size, round(width * scale)), max(size, round(height * scale)))
+    if target[0] * target[1] > MAX_PIXELS:
+        raise UnreadableImage(f"{width} x {height} resized to {target[0]} x {target[1]} is over {MAX_PIXELS:,} pixels")
     return np.array(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
 
 

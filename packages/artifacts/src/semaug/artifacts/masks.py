@@ -1,13 +1,16 @@
-"""Masks to COCO's compressed run-length code and back (pycocotools does the coding)."""
+"""Masks to COCO's compressed run-length code and back.
+
+pycocotools does the coding. Decoding is done here: its ``decode`` raises a deprecation warning under NumPy 2, and a
+silenced warning is not safe among threads.
+"""
 
 from __future__ import annotations
-
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from semaug.artifacts.errors import ArtifactError
 from semaug.artifacts.schemas import Rle
 
 
@@ -18,12 +21,36 @@ def encode_mask(mask: NDArray[np.bool_]) -> Rle:
 
 
 def decode_mask(rle: Rle) -> NDArray[np.bool_]:
-    """The bool mask of shape (height, width).
+    """The bool mask of shape (height, width); raises ``ArtifactError`` when the code is not of that size.
 
     >>> bool(decode_mask(encode_mask(np.eye(3, dtype=bool)))[1, 1])
     True
     """
-    return cast("NDArray[np.bool_]", coco_mask.decode(_coco(rle)).astype(bool))
+    height, width = rle.size
+    runs = _run_lengths(rle.counts)
+    if runs.sum() != height * width:
+        raise ArtifactError(
+            f"a mask of {height} x {width} has {runs.sum()} pixels in its run lengths; extract it again"
+        )
+    values = np.arange(len(runs)) % 2 == 1  # runs alternate, the first is of zeros, down the columns
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def _run_lengths(counts: bytes) -> NDArray[np.int64]:
+    """COCO's text code: 5 bits a character, low first, bit 32 for "more", sign in the last; from the fourth number on
+    each is the difference to the one two before."""
+    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if not len(codes):
+        return codes
+    last = (codes & 32) == 0
+    first = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    place = np.arange(len(codes)) - np.repeat(first, np.diff([*first, len(codes)]))
+    numbers = np.add.reduceat((codes & 31) << (5 * place), first)
+    negative = (codes[last] & 16) != 0
+    numbers[negative] -= 1 << (5 * (place[last][negative] + 1))
+    for start in (1, 2):
+        numbers[start::2] = np.cumsum(numbers[start::2])
+    return numbers
 
 
 def mask_area(rle: Rle) -> int:

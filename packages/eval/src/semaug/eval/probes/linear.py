@@ -220,7 +220,12 @@ def fit_lbfgs(
     solutions = []
     for done, penalty in enumerate(penalties):
         objective = _cross_entropy(standardised, y, classes, penalty)
-        options = {"maxiter": settings.iterations, "gtol": settings.tolerance, "ftol": 1e-9, "maxcor": 20}
+        options = {
+            "maxiter": settings.iterations,
+            "gtol": settings.tolerance,
+            "ftol": 1e-4 * settings.tolerance,
+            "maxcor": 20,
+        }
         parameters = minimize(objective, parameters, jac=True, method="L-BFGS-B", options=options).x
         matrix = parameters.reshape(-1, classes)
         weight = matrix[:-1] * scale.cpu().double().numpy()[:, None]

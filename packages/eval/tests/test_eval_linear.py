@@ -1,0 +1,220 @@
+"""Linear probes against scikit-learn, autograd and finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from semaug.artifacts.draws import generator
+from semaug.eval.errors import EvaluationError, LabelsMissing, NonFiniteFeatures, OneClass
+from semaug.eval.features import Features
+from semaug.eval.probes.linear import (
+    LbfgsSettings,
+    SgdSettings,
+    _cross_entropy,
+    evaluate_linear,
+    fit_lbfgs,
+    fit_sgd,
+)
+from semaug.eval.splits import selection_split
+
+
+def blobs(n: int, seed: int, classes: int = 7, dim: int = 10, noise: float = 1.5) -> Features:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(77).normal(size=(classes, dim))
+    labels = rng.integers(0, classes, n)
+    values = (3 + centres[labels] + noise * rng.normal(size=(n, dim))).astype(np.float32)
+    names = tuple(f"c{i}" for i in range(classes))
+    return Features(values, None, labels.astype(np.int64), tuple(str(i) for i in range(n)), names)
+
+
+def relabel(features: Features, labels: np.ndarray, names: tuple[str, ...] | None = None) -> Features:
+    return Features(features.features, None, labels.astype(np.int64), features.keys, names or features.class_names)
+
+
+@pytest.mark.parametrize("penalty", [1e-1, 1e-3])
+def test_lbfgs_finds_scikit_learns_solution(penalty: float) -> None:
+    train, test = blobs(400, 0), blobs(200, 1)
+    x, y = torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    ours = fit_lbfgs(x, y, 7, LbfgsSettings(tolerance=1e-8, iterations=2000), (penalty,))[0]
+    known, asked = train.features.astype(np.float64), test.features.astype(np.float64)
+    scaler = StandardScaler().fit(known)
+    reference = LogisticRegression(C=1 / (len(train) * penalty), tol=1e-8, max_iter=2000)
+    reference.fit(scaler.transform(known), train.labels)
+    logits = ours.logits(test.features)
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    expected = reference.predict_proba(scaler.transform(asked))
+    np.testing.assert_allclose(probabilities, expected, atol=2e-5)
+
+
+def test_gradient_of_the_objective_by_finite_differences() -> None:
+    train = blobs(50, 2, classes=3, dim=4)
+    x, y = torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    objective = _cross_entropy(x, y, 3, penalty=0.03)
+    point = np.random.default_rng(0).normal(size=15)
+    _, gradient = objective(point)
+    for place in range(15):
+        step = np.zeros(15)
+        step[place] = 1e-6
+        slope = (objective(point + step)[0] - objective(point - step)[0]) / 2e-6
+        assert gradient[place] == pytest.approx(slope, abs=1e-7)
+
+
+def test_sgd_equals_a_plain_autograd_loop() -> None:
+    train = blobs(70, 3, classes=4, dim=5)
+    settings = SgdSettings(learning_rates=(0.05,), epochs=10, batch_size=16, weight_decay=0.01)
+    x, y = torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    ours = fit_sgd(x, y, 4, settings, (0.05,), seed=5)[0]
+
+    layer = torch.nn.Linear(5, 4).double()
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8])
+    rng = generator(5, "linear-probe")
+    for _ in range(10):
+        for batch in torch.from_numpy(rng.permutation(70)).split(16):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(layer(x[batch]), y[batch]).backward()
+            optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(ours.weight, layer.weight.detach().numpy().T, atol=1e-6)
+    np.testing.assert_allclose(ours.bias, layer.bias.detach().numpy(), atol=1e-6)
+
+
+def test_learning_rates_side_by_side_equal_each_alone() -> None:
+    train = blobs(60, 4)
+    x, y = torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    settings = SgdSettings(epochs=5)
+    together = fit_sgd(x, y, 7, settings, (0.01, 0.1))
+    for rate, classifier in zip((0.01, 0.1), together, strict=True):
+        alone = fit_sgd(x, y, 7, settings, (rate,))[0]
+        np.testing.assert_allclose(classifier.weight, alone.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [LbfgsSettings(), SgdSettings(epochs=20)])
+def test_separable_classes_are_separated(settings: LbfgsSettings | SgdSettings) -> None:
+    result = evaluate_linear(blobs(300, 5, noise=0.05), blobs(100, 6, noise=0.05), settings)
+    assert result.top1 == 1.0
+    assert {measure.metric: measure.n for measure in result} == {"linear/top1": 100, "linear/top5": 100}
+    assert result.chosen in settings.choices
+
+
+def test_accuracy_is_near_the_bayes_rate_not_above_it_by_chance() -> None:
+    train, test = blobs(3000, 7), blobs(3000, 8)
+    centres = 3 + np.random.default_rng(77).normal(size=(7, 10))
+    distances = ((test.features[:, None] - centres[None]) ** 2).sum(2)
+    bayes = (distances.argmin(1) == test.labels).mean()
+    assert evaluate_linear(train, test).top1 == pytest.approx(bayes, abs=0.02)
+
+
+def test_scale_of_a_column_does_not_matter_to_lbfgs() -> None:
+    train, test = blobs(300, 9), blobs(200, 10)
+    scale = np.asarray([1e3, 1e-3, *[1.0] * 7, 0.0], dtype=np.float32)  # the last column becomes constant
+    dropped = np.asarray([*[1.0] * 9, 0.0], dtype=np.float32)
+    stretched, plain = (
+        evaluate_linear(
+            *(Features(f.features * s, None, f.labels, f.keys, f.class_names) for f in (train, test)),
+            LbfgsSettings(penalties=(1e-2,)),
+        )
+        for s in (scale, dropped)
+    )
+    assert stretched.top1 == pytest.approx(plain.top1, abs=0.011)
+    assert plain.top1 > 0.4
+
+
+def test_top5_and_per_class_by_hand() -> None:
+    train, test = blobs(500, 11, noise=3), blobs(300, 12, noise=3)
+    result = evaluate_linear(train, test)
+    logits = result.classifier.logits(test.features)
+    ranked = np.argsort(-logits, axis=1)
+    assert result.top5 == pytest.approx((ranked[:, :5] == test.labels[:, None]).any(1).mean())
+    for label in range(7):
+        chosen = test.labels == label
+        assert result.per_class[label] == pytest.approx((ranked[chosen, 0] == label).mean())
+    few = evaluate_linear(blobs(60, 0, classes=3), blobs(30, 1, classes=3))
+    assert few.top5 is None
+
+
+def test_classes_match_by_name_not_by_number() -> None:
+    train, test = blobs(300, 13), blobs(200, 14)
+    order = np.asarray([3, 1, 0, 2, 6, 5, 4])
+    renamed = relabel(test, np.argsort(order)[test.labels], tuple(test.class_names[i] for i in order))
+    assert evaluate_linear(train, renamed).top1 == evaluate_linear(train, test).top1
+    assert evaluate_linear(train, relabel(renamed, renamed.labels, test.class_names)).top1 < 0.5
+
+
+def test_a_class_without_training_images_is_never_predicted_and_counts_as_wrong() -> None:
+    train, test = blobs(300, 15), blobs(200, 16)
+    smaller = train.take(train.labels != 2)
+    result = evaluate_linear(smaller, test)
+    assert result.per_class[2] == 0.0
+    assert (result.classifier.logits(test.features).argmax(1) != 2).all()
+    assert "c2" in result.warnings[0]
+    assert str((test.labels == 2).sum()) in result.warnings[0]
+
+
+def test_a_test_set_of_fewer_classes_than_the_training_set() -> None:
+    train, test = blobs(300, 17), blobs(200, 18)
+    result = evaluate_linear(train, test.take(test.labels < 3))
+    assert result.n == int((test.labels < 3).sum())
+    assert np.isnan(result.per_class[3:]).all()
+
+
+def test_a_class_with_one_image_is_fitted() -> None:
+    train, test = blobs(200, 19), blobs(100, 20)
+    rows = np.flatnonzero(train.labels == 0)
+    train = train.take(np.setdiff1d(np.arange(200), rows[1:]))
+    assert evaluate_linear(train, test).n == 100
+    fit, selection = selection_split(train.labels)
+    assert 0 in train.labels[fit]
+    assert 0 not in train.labels[selection]
+
+
+def test_unlabelled_images_take_no_part() -> None:
+    train, test = blobs(300, 21), blobs(100, 22)
+    hidden = train.labels.copy()
+    hidden[::3] = -1
+    kept = train.take(hidden >= 0)
+    assert evaluate_linear(relabel(train, hidden), test).top1 == evaluate_linear(kept, test).top1
+
+
+def test_settings_are_chosen_without_the_test_set() -> None:
+    train, test = blobs(300, 23), blobs(100, 24)
+    ours, other = evaluate_linear(train, test), evaluate_linear(train, relabel(test, np.roll(test.labels, 3)))
+    assert ours.selection_accuracy == other.selection_accuracy
+    assert ours.chosen == other.chosen
+    assert ours.top1 > other.top1 + 0.2
+
+
+def test_bad_input_is_named() -> None:
+    train, test = blobs(60, 25), blobs(30, 26)
+    with pytest.raises(LabelsMissing, match="none of the 60 training images has a label"):
+        evaluate_linear(relabel(train, np.full(60, -1)), test)
+    with pytest.raises(OneClass, match=r"one class \(c3\)"):
+        evaluate_linear(relabel(train, np.full(60, 3)), test)
+    broken = train.features.copy()
+    broken[7, 2] = np.nan
+    with pytest.raises(NonFiniteFeatures, match=r"1 of 60 training features .* first 7"):
+        evaluate_linear(Features(broken, None, train.labels, train.keys, train.class_names), test)
+    with pytest.raises(EvaluationError, match="10 columns and test features 4"):
+        evaluate_linear(train, blobs(30, 0, dim=4))
+    with pytest.raises(EvaluationError, match="diverged"):
+        evaluate_linear(
+            Features(train.features * 1e20, None, train.labels, train.keys, train.class_names),
+            test,
+            SgdSettings(learning_rates=(1e20,), epochs=2),
+        )
+    singles = train.take(np.asarray([int(np.flatnonzero(train.labels == c)[0]) for c in range(7)]))
+    with pytest.raises(EvaluationError, match="leave none to select"):
+        evaluate_linear(singles, test)
+
+
+def test_a_single_choice_needs_no_selection() -> None:
+    train, test = blobs(60, 27), blobs(30, 28)
+    singles = train.take(np.asarray([int(np.flatnonzero(train.labels == c)[0]) for c in range(7)]))
+    assert evaluate_linear(singles, test, LbfgsSettings(penalties=(1e-2,))).chosen == 1e-2

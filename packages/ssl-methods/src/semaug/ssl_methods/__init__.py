@@ -1,0 +1,33 @@
+"""Encoders, losses and methods of self-supervised learning, and pretraining that resumes to the same weights.
+
+Light parts are re-exported here; ``semaug.ssl_methods.pretrain`` and ``.callbacks`` import Lightning and are imported
+by name.
+"""
+
+from __future__ import annotations
+
+from semaug.ssl_methods.backbones import BACKBONES
+from semaug.ssl_methods.cards import export_torchvision, load_card, load_encoder, save_encoder
+from semaug.ssl_methods.encoder import Encoder, EncoderSpec, build_encoder
+from semaug.ssl_methods.heads import ProjectorSpec
+from semaug.ssl_methods.losses import nt_xent
+from semaug.ssl_methods.methods import METHODS, Method, SimCLR
+from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings
+
+__all__ = [
+    "BACKBONES",
+    "METHODS",
+    "OPTIMIZERS",
+    "Encoder",
+    "EncoderSpec",
+    "Method",
+    "OptimizerSettings",
+    "ProjectorSpec",
+    "SimCLR",
+    "build_encoder",
+    "export_torchvision",
+    "load_card",
+    "load_encoder",
+    "nt_xent",
+    "save_encoder",
+]

@@ -1,0 +1,167 @@
+"""Lightning callbacks of a pretraining run. Importing this module imports Lightning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from semaug.artifacts.draws import draw_key
+from semaug.artifacts.progress import OnProgress, Progress
+from semaug.ssl_methods.batches import BatchOrder
+from semaug.ssl_methods.encoder import Encoder
+from semaug.ssl_methods.errors import TrainingDiverged
+from semaug.ssl_methods.metrics import CurveWriter
+
+Evaluate = Callable[[Encoder], Mapping[str, float]]
+
+
+class StepClock(Callback):
+    """Sets what a step's number decides: the learning rate and the seed of torch's generators."""
+
+    def __init__(self, schedule: Callable[[int], float], seed: int) -> None:
+        self.schedule = schedule
+        self.seed = seed
+        self._base: list[float] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._base = [group["base_lr"] for group in trainer.optimizers[0].param_groups]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert self._base is not None
+        factor = self.schedule(trainer.global_step)
+        for group, base in zip(trainer.optimizers[0].param_groups, self._base, strict=True):
+            group["lr"] = base * factor
+        torch.manual_seed(draw_key(self.seed, "step", trainer.global_step, ""))
+
+
+class OnlineEvaluation(Callback):
+    """Every ``every`` steps: ``evaluate(encoder)`` in evaluation mode; its numbers go into the run's curves."""
+
+    def __init__(self, evaluate: Evaluate, every: int) -> None:
+        self.evaluate = evaluate
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if trainer.is_global_zero and (step % self.every == 0 or step == trainer.max_steps):
+            encoder = pl_module.method.encoder
+            encoder.eval()
+            try:
+                with torch.no_grad():
+                    pl_module.evaluations.update(self.evaluate(encoder))
+            finally:
+                encoder.train()
+
+
+class OnlineKNN(OnlineEvaluation):
+    """``OnlineEvaluation`` by a kNN vote, which the caller brings: this package knows no evaluation."""
+
+
+class Curves(Callback):
+    """Means of the method's scalars since the last row, rate of learning and images a second, every ``every`` steps.
+
+    Nothing is read off the device in between. A loss that is not finite raises ``TrainingDiverged`` at the next row
+    or checkpoint (``is_saved``), before anything is saved.
+    """
+
+    def __init__(
+        self,
+        writer: CurveWriter | None,
+        order: BatchOrder,
+        every: int,
+        is_saved: Callable[[int], bool],
+        on_progress: OnProgress,
+    ) -> None:
+        self.writer, self.order, self.every, self.is_saved = writer, order, every, is_saved
+        self.on_progress = on_progress
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self._bad: Tensor | None = None
+        self._since = (0.0, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": {k: v.cpu() for k, v in self.sums.items()}, "count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.sums, self.count = dict(state_dict["sums"]), state_dict["count"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.sums = {k: v.to(pl_module.device) for k, v in self.sums.items()}
+        self._bad = torch.full((), -1, device=pl_module.device)
+        self._since = (time.perf_counter(), trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        self._collect(pl_module.scalars, step)
+        is_row = step % self.every == 0 or step == trainer.max_steps
+        if is_row or self.is_saved(step):
+            self._require_finite()
+        if is_row:
+            self._write(trainer, pl_module, step)
+            return
+        if pl_module.evaluations and self.writer is not None:
+            self.writer.write({"step": step, **pl_module.evaluations})
+            pl_module.evaluations.clear()
+        self.on_progress(Progress("pretrain", step, int(trainer.max_steps), "steps"))
+
+    def close(self) -> None:
+        """Flush and close the curves' files."""
+        if self.writer is not None:
+            self.writer.close()
+
+    def _collect(self, scalars: Mapping[str, Tensor], step: int) -> None:
+        assert self._bad is not None
+        for name, value in scalars.items():
+            self.sums[name] = self.sums[name] + value if self.count else value
+        self.count += 1
+        failed = ~torch.isfinite(scalars["loss"]) & (self._bad < 0)
+        self._bad = torch.where(failed, step, self._bad)
+
+    def _require_finite(self) -> None:
+        assert self._bad is not None
+        if (bad := int(self._bad)) >= 0:
+            raise TrainingDiverged(
+                f"the loss is no longer finite at step {bad}; lower the learning rate or raise the warm-up "
+                "(the last good checkpoint is kept)"
+            )
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        then, before = self._since
+        now = time.perf_counter()
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        rate = (step - before) * self.order.batch_size / max(now - then, 1e-9)
+        self.sums, self.count, self._since = {}, 0, (now, step)
+        row = {"step": step, "epoch": step / self.order.per_epoch, **means}
+        row |= {"lr": trainer.optimizers[0].param_groups[0]["lr"], "images_per_second": rate}
+        if self.writer is not None:
+            self.writer.write({**row, **pl_module.evaluations})
+        pl_module.evaluations.clear()
+        self.on_progress(Progress("pretrain", step, int(trainer.max_steps), "steps", f"loss {means['loss']:.3f}"))
+
+
+class LastCheckpoint(Callback):
+    """Saves the run's one checkpoint every ``every`` steps and at the end; runs after ``Curves`` has checked it."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path = path
+        self.every = every
+
+    def is_due(self, step: int, steps: int) -> bool:
+        """Whether a checkpoint follows ``step`` of ``steps``."""
+        return step % self.every == 0 or step == steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.is_due(trainer.global_step, int(trainer.max_steps)):
+            trainer.save_checkpoint(self.path)

@@ -1,0 +1,135 @@
+"""Encoders on disk: safetensors weights and a JSON card. No pickle is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from semaug.artifacts.errors import ArtifactError, InvalidOption, MissingWeights
+from semaug.artifacts.files import hash_file, write_atomic
+from semaug.artifacts.schemas import EncoderCard
+from semaug.artifacts.store import package_versions
+from semaug.artifacts.verify import ENCODER_CARD, ENCODER_WEIGHTS
+from semaug.ssl_methods.encoder import Encoder, EncoderSpec, assemble_encoder
+from semaug.ssl_methods.errors import WeightsMismatch
+from semaug.ssl_methods.heads import ProjectorSpec
+
+
+def save_encoder(
+    folder: Path,
+    encoder: Encoder,
+    *,
+    method: str,
+    seed: int,
+    steps: int,
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> EncoderCard:
+    """Write ``encoder.safetensors`` (``backbone.*`` and ``projector.*``), then ``encoder.json``; returns the card.
+
+    ``config`` is everything that shaped the weights, ``inputs`` the fingerprints of what was read.
+    Raises ``OutputError``.
+    """
+    from safetensors.torch import save
+
+    weights = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / ENCODER_WEIGHTS, save(weights))
+    spec = encoder.spec
+    card = EncoderCard(
+        backbone=spec.backbone,
+        input_size=spec.input_size,
+        small_stem=spec.small_stem,
+        feature_dim=encoder.feature_dim,
+        projector_dim=encoder.projector_dim,
+        mean=spec.mean,
+        std=spec.std,
+        method=method,
+        seed=seed,
+        steps=steps,
+        config={**(config or {}), "projector": asdict(spec.projector) if spec.projector else None},
+        inputs=dict(inputs or {}),
+        weights_digest=hash_file(folder / ENCODER_WEIGHTS),
+        versions={**package_versions(), "torch": torch.__version__},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_atomic(folder / ENCODER_CARD, card.model_dump_json(indent=1).encode())
+    return card
+
+
+def load_card(folder: Path) -> EncoderCard:
+    """The card of the encoder in ``folder``; raises ``MissingWeights`` or ``ArtifactError``."""
+    path = folder / ENCODER_CARD
+    if not path.exists():
+        raise MissingWeights(f"{folder} holds no {ENCODER_CARD}; give the folder of a finished `semaug pretrain` run")
+    try:
+        return EncoderCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"{path} is damaged: {error.errors()[0]['msg']}; restore it or train again") from error
+
+
+def load_encoder(folder: str | Path) -> tuple[Encoder, EncoderCard]:
+    """The encoder in ``folder``, on the CPU and in evaluation mode, and its card.
+
+    Raises ``MissingWeights`` when a file is absent, ``ArtifactError`` when the card is damaged, ``WeightsMismatch``
+    when the weights are not the card's.
+    """
+    folder = Path(folder)
+    card = load_card(folder)
+    path = folder / ENCODER_WEIGHTS
+    if not path.exists():
+        raise MissingWeights(f"{folder} holds a card and no {ENCODER_WEIGHTS}; copy it beside the card")
+    found = hash_file(path)
+    if found != card.weights_digest:
+        raise WeightsMismatch(
+            f"{path} has digest {found}, its card says {card.weights_digest}; copy both files from the same run"
+        )
+    encoder = _fill(assemble_encoder(_spec_of(card)), _read_weights(path), path)
+    return encoder.eval(), card
+
+
+def _spec_of(card: EncoderCard) -> EncoderSpec:
+    head = card.config.get("projector")
+    projector = ProjectorSpec(**head) if head else None
+    return EncoderSpec(card.backbone, card.input_size, card.small_stem, projector, card.mean, card.std)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsMismatch(f"{path} is not a safetensors file ({error}); copy it again from its run") from error
+
+
+def _fill(encoder: Encoder, weights: dict[str, Tensor], path: Path) -> Encoder:
+    expected = encoder.state_dict()
+    for name in sorted({*expected, *weights}):
+        there, wanted = weights.get(name), expected.get(name)
+        shapes = tuple(None if t is None else tuple(t.shape) for t in (there, wanted))
+        if shapes[0] != shapes[1]:
+            raise WeightsMismatch(
+                f"{path} has {name} of shape {shapes[0]}, the card's {encoder.spec.backbone} needs {shapes[1]}; "
+                "copy card and weights from the same run"
+            )
+    encoder.load_state_dict(weights)
+    return encoder
+
+
+def export_torchvision(encoder: Encoder) -> dict[str, Tensor]:
+    """The backbone's state dict in torchvision's ResNet names (everything but the classifier ``fc.*``).
+
+    Raises ``InvalidOption`` for a backbone that torchvision does not have.
+    """
+    if not encoder.spec.backbone.startswith("resnet"):
+        raise InvalidOption(f"backbone {encoder.spec.backbone!r} is not one of torchvision's; export a resnet18 or 50")
+    return {name: t.detach().clone().contiguous() for name, t in encoder.backbone.state_dict().items()}

@@ -1,0 +1,271 @@
+"""Pretraining on a Lightning Trainer, resumable at any step to the same weights. Importing this imports Lightning."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from semaug.artifacts.errors import InvalidOption
+from semaug.artifacts.files import write_atomic
+from semaug.artifacts.progress import OnProgress, ignore_progress
+from semaug.artifacts.schemas import EncoderCard
+from semaug.ssl_methods.batches import BatchOrder, RunSampler, run_loader
+from semaug.ssl_methods.callbacks import Curves, LastCheckpoint, StepClock
+from semaug.ssl_methods.cards import load_card, save_encoder
+from semaug.ssl_methods.methods import Method
+from semaug.ssl_methods.metrics import CurveWriter
+from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings, build_optimizer
+from semaug.ssl_methods.runs import METRICS, RunFolder
+from semaug.ssl_methods.schedules import WarmupCosine
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Where a run is computed: none of it enters the run's identity.
+
+    ``device`` is cpu, cuda or auto; ``devices`` processes share every batch (DDP, also under torchrun);
+    ``precision`` is Lightning's (32-true, bf16-mixed, 16-mixed) and does enter the identity, since it shapes weights.
+    """
+
+    device: str = "cpu"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 0
+    precision: str = "32-true"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda", "auto"):
+            raise InvalidOption(f"device {self.device!r} is not known; choose cpu, cuda or auto")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InvalidOption("device 'cuda' was asked for and none is visible; use --device cpu")
+        if self.workers < 0 or self.devices < 1:
+            raise InvalidOption(f"{self.workers} workers on {self.devices} devices: give at least 0 and 1")
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the run computes on a GPU."""
+        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+
+    @property
+    def world(self) -> int:
+        """Processes that share a batch."""
+        return self.devices * self.nodes
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is."""
+        return rank_zero_only.rank or 0 if self.world > 1 else 0
+
+
+class _Training(LightningModule):
+    """A method, seen as Lightning wants it."""
+
+    def __init__(self, method: Method, optimizer: OptimizerSettings, steps: int, channels_last: bool) -> None:
+        super().__init__()
+        self.method = method
+        self.optimizer_settings = optimizer
+        self.steps = steps
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.scalars: dict[str, Tensor] = {}
+        self.evaluations: dict[str, float] = {}
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch (view, view, ..., index)."""
+        scalars = self.method([v.contiguous(memory_format=self.memory_format) for v in batch[:-1]])
+        self.scalars = {name: value.detach() for name, value in scalars.items()}
+        return scalars["loss"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimizer; each group remembers its own full rate."""
+        optimizer = build_optimizer(self.method, self.optimizer_settings)
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+        return optimizer
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step, then the method's own update (a momentum encoder's, say), before anything looks at the result."""
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step(self.trainer.global_step + 1, self.steps)  # Lightning counts it only later
+
+
+class _DurableCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are either the old file or wholly the new one; only tensors and plain values are read back."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomic(Path(path), buffer.getvalue())
+
+
+def pretrain(
+    method: Method,
+    pairs: Any,
+    *,
+    out: str | Path,
+    steps: int,
+    batch_size: int = 256,
+    optimizer: OptimizerSettings = OPTIMIZERS["paper"],
+    warmup: int = 0,
+    seed: int = 0,
+    hardware: Hardware = Hardware(),
+    callbacks: Sequence[Callback] = (),
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    checkpoint_every: int = 100,
+    log_every: int = 10,
+    overwrite: bool = False,
+    tensorboard: bool = True,
+    on_progress: OnProgress = ignore_progress,
+) -> EncoderCard:
+    """Train ``method`` on ``pairs`` for ``steps`` steps and write its encoder to the folder ``out``.
+
+    ``pairs`` is a Dataset of (view, view, ..., index), views float32 (3, S, S), with ``set_epoch``; ``batch_size``
+    counts its items in one step over all devices. The rate warms up linearly for ``warmup`` steps, then follows half
+    a cosine to 0 (spec S1.8). ``config`` and ``inputs`` say what else shaped the data; with the settings given here
+    they are the run's identity.
+
+    The same call resumes a run that was stopped at any moment, and ends with bit-equal weights on a CPU with the same
+    number of threads; a finished run returns its card at once. ``method`` must be freshly built from ``seed``.
+
+    Raises ``ArtifactMismatch`` for a run of another config, ``ArtifactLocked`` for one in training,
+    ``TrainingDiverged`` when the loss is no longer finite, ``InvalidOption``, ``OutputError``.
+    """
+    _check(out, steps, checkpoint_every, log_every, overwrite, hardware)
+    order = BatchOrder(len(pairs), batch_size, seed, hardware.rank, hardware.world)
+    identity = {
+        **(config or {}),
+        "method": {"name": method.name, **method.settings()},
+        "encoder": asdict(method.encoder.spec),
+        "optimizer": asdict(optimizer),
+        "training": {"steps": steps, "batch_size": batch_size, "warmup": warmup, "precision": hardware.precision},
+        "seed": seed,
+    }
+    clock = StepClock(WarmupCosine(steps, warmup), seed)
+    primary = order.rank == 0
+    with RunFolder.open(out, identity, inputs or {}, overwrite=overwrite, primary=primary) as folder:
+        if card := folder.finished():
+            return card
+        start = _restore(method, folder.load_checkpoint(), steps)
+        if start < steps:
+            saver = LastCheckpoint(folder.checkpoint, checkpoint_every)
+            writer = CurveWriter(folder.path / METRICS, start, tensorboard=tensorboard) if primary else None
+            curves = Curves(writer, order, log_every, lambda step: saver.is_due(step, steps), on_progress)
+            loader = run_loader(
+                pairs, RunSampler(order, start, steps), workers=hardware.workers, pin_memory=hardware.cuda
+            )
+            training = _Training(method, optimizer, steps, hardware.channels_last)
+            trainer = _trainer([clock, *callbacks, curves, saver], folder.path, steps, hardware)
+            try:
+                _fit(trainer, training, loader, folder.checkpoint if start else None)
+            finally:
+                curves.close()
+        if primary:
+            save_encoder(
+                folder.path, method.encoder, method=method.name, seed=seed, steps=steps, config=identity, inputs=inputs
+            )
+        _wait_for_all()
+        return load_card(folder.path)
+
+
+def _check(
+    out: str | Path, steps: int, checkpoint_every: int, log_every: int, overwrite: bool, hardware: Hardware
+) -> None:
+    if min(steps, checkpoint_every, log_every) < 1:
+        raise InvalidOption(f"steps {steps}, checkpoint every {checkpoint_every}, log every {log_every}: at least 1")
+    if overwrite and hardware.world > 1:
+        raise InvalidOption(f"--overwrite with {hardware.world} processes could race; delete {out} first")
+
+
+def _restore(method: Method, checkpoint: dict[str, Any] | None, steps: int) -> int:
+    """The step to go on from; of a run that was stopped after its last one, the method's state too."""
+    if checkpoint is None:
+        return 0
+    if checkpoint["global_step"] >= steps:
+        prefix = "method."
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items()}
+        method.load_state_dict(state)
+    return int(checkpoint["global_step"])
+
+
+def _trainer(callbacks: list[Callback], folder: Path, steps: int, hardware: Hardware) -> Trainer:
+    with _quiet():
+        return Trainer(
+            accelerator="gpu" if hardware.cuda else "cpu",
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy="ddp" if hardware.world > 1 else "auto",
+            precision=hardware.precision,  # type: ignore[arg-type]
+            sync_batchnorm=hardware.cuda and hardware.world > 1,
+            max_steps=steps,
+            max_epochs=1,  # to Lightning a run is one epoch: its loader crosses ours without a pause
+            callbacks=callbacks,
+            plugins=[_DurableCheckpoints()],
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+
+def _fit(trainer: Trainer, training: LightningModule, loader: Any, checkpoint: Path | None) -> None:
+    """Fit with the caller's random state and interrupt handler left as they were."""
+    devices = list(range(torch.cuda.device_count())) if trainer.strategy.root_device.type == "cuda" else []
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with _quiet(), torch.random.fork_rng(devices=devices):
+            trainer.fit(training, loader, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:
+        # Lightning turns an interrupt into an exit and leaves interrupts ignored.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
+
+
+def _wait_for_all() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's notices, and without its warnings that do not hold here."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in _ANSWERED:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+_ANSWERED = (
+    r".*does not have many workers.*",  # the number of workers is the caller's choice
+    r".*ended before the epoch ended and your dataloader is not resumable",  # the sampler starts at the step
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.15
+    r".*GPU available but not used.*",  # the device is the caller's choice
+)

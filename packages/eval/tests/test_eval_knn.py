@@ -151,6 +151,18 @@ def test_k_beyond_the_bank_is_missing_with_its_reason() -> None:
     assert next(measure for measure in result if measure.metric == "knn/backbone/top1").value is not None
 
 
+def test_a_set_too_small_to_select_on_keeps_its_headline() -> None:
+    train, test = clustered(200, 13), clustered(60, 14)
+    singles = train.take(np.asarray([int(np.flatnonzero(train.labels == c)[0]) for c in range(8)]))
+    values = {measure.metric: measure for measure in evaluate_knn(singles, test)}
+    assert values["knn/backbone/selected_top1"].value is None
+    assert "leave none to select" in values["knn/backbone/selected_top1"].reason
+    assert values["knn/backbone/top1"].value is None
+    assert values["knn/backbone/top1/k=5/T=0.07"].value is not None
+    few = {measure.metric: measure for measure in evaluate_knn(train.take(np.arange(12)), test, KnnSettings(ks=(50,)))}
+    assert "fewer than k = 20" in few["knn/backbone/selected_top1"].reason
+
+
 def test_settings_are_chosen_without_the_test_set() -> None:
     train, test = clustered(300, 13), clustered(60, 14)
     relabelled = Features(test.features, test.projections, np.roll(test.labels, 7), test.keys, test.class_names)

@@ -59,7 +59,8 @@ class KnnGrid:
     """Top-1 accuracy in one space (``backbone`` or ``projector``): float64 (len(ks), len(temperatures)).
 
     Rows of a k larger than the bank are NaN. ``top5`` is the headline setting's, None with five classes or fewer.
-    ``selected`` is the (k, T) that was best on the selection split of the training set, None where not asked for.
+    ``selected`` is the (k, T) that was best on the selection split of the training set; without one, ``unselected``
+    says why.
     """
 
     space: str
@@ -70,6 +71,7 @@ class KnnGrid:
     n: int
     bank: int
     selected: tuple[int, float] | None = None
+    unselected: str = "not asked for"
 
     def at(self, k: int, temperature: float) -> float | None:
         """Top-1 accuracy at one setting, or None where k exceeds the bank."""
@@ -108,8 +110,8 @@ def _grid_measures(grid: KnnGrid) -> Iterator[Measure]:
     yield Measure(f"{prefix}/top1", headline, grid.n, missing)
     few_classes = "" if grid.top5 is not None else missing or "five classes or fewer"
     yield Measure(f"{prefix}/top5", grid.top5, grid.n, few_classes)
-    if grid.selected is not None:
-        yield Measure(f"{prefix}/selected_top1", grid.at(*grid.selected), grid.n)
+    chosen = grid.at(*grid.selected) if grid.selected else None
+    yield Measure(f"{prefix}/selected_top1", chosen, grid.n, "" if grid.selected else grid.unselected)
     for k in grid.ks:
         for temperature in grid.temperatures:
             value = grid.at(k, temperature)
@@ -159,13 +161,14 @@ def _evaluate_space(
     pair: LabelledPair, space: str, settings: KnnSettings, select: bool, seed: int, on_progress: OnProgress
 ) -> tuple[KnnGrid, tuple[str, ...]]:
     bank, queries = (_unit(_values(part, space), settings.device) for part in (pair.train, pair.test))
-    selected = _select(pair, bank, settings, seed) if select else None
+    selected, reason = _select(pair, bank, settings, seed) if select else (None, "not asked for")
     excluded = _own_places(pair) if settings.exclude_self else None
     search = _Search(bank, torch.from_numpy(pair.train.labels).to(settings.device), pair.classes, settings)
     counts, nearest = search.run(queries, pair.test.labels, excluded, space, on_progress)
     n = len(pair.test)
     top5 = counts.top5 / n if pair.classes > 5 and len(bank) >= HEADLINE_K else None
-    grid = KnnGrid(space, settings.ks, settings.temperatures, counts.accuracy(n), top5, n, len(bank), selected)
+    accuracy = counts.accuracy(n)
+    grid = KnnGrid(space, settings.ks, settings.temperatures, accuracy, top5, n, len(bank), selected, reason)
     return grid, _leakage(nearest, bank)
 
 
@@ -175,15 +178,22 @@ def _values(features: Features, space: str) -> NDArray[np.float32]:
     return values
 
 
-def _select(pair: LabelledPair, bank: torch.Tensor, settings: KnnSettings, seed: int) -> tuple[int, float]:
-    fit, selection = selection_split(pair.train.labels, seed=seed, limit=_SELECTION_LIMIT)
+def _select(
+    pair: LabelledPair, bank: torch.Tensor, settings: KnnSettings, seed: int
+) -> tuple[tuple[int, float] | None, str]:
+    """The best (k, T) on the selection split, the smallest of equals; or None and why there is none."""
+    try:
+        fit, selection = selection_split(pair.train.labels, seed=seed, limit=_SELECTION_LIMIT)
+    except EvaluationError as error:
+        return None, str(error)
+    if len(fit) < settings.ks[0]:
+        return None, f"{len(fit)} images to fit on, fewer than k = {settings.ks[0]}"
     labels = torch.from_numpy(pair.train.labels).to(settings.device)
     search = _Search(bank[fit], labels[fit], pair.classes, settings)
     counts, _ = search.run(bank[selection], pair.train.labels[selection], None, "", ignore_progress)
-    # Nearly equal settings: the smallest k, then the smallest T, so that the choice does not hang on storage order.
     best = int(np.nanargmax(counts.accuracy(len(selection))))
     row, column = divmod(best, len(settings.temperatures))
-    return settings.ks[row], settings.temperatures[column]
+    return (settings.ks[row], settings.temperatures[column]), ""
 
 
 class _Search:

@@ -1,0 +1,211 @@
+"""``make_pairs``: the one place where a pair source is put together from names and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semaug.artifacts.errors import InvalidOption
+from semaug.artifacts.guidance_table import GuidanceTable
+from semaug.artifacts.schemas import Scale
+from semaug.artifacts.sources import ImageSource
+from semaug.pairs_dataset import presets
+from semaug.pairs_dataset.crops import BoxSelect, CropMode, CropRule
+from semaug.pairs_dataset.materialized_source import open_materialized
+from semaug.pairs_dataset.objects import ObjectRows, centre_rows, object_rows, shuffled_rows, without_masks
+from semaug.pairs_dataset.presets import Recipe, recipe_dict
+from semaug.pairs_dataset.sources import (
+    DuplicatedPairs,
+    GuidedPairs,
+    InflatedPairs,
+    PairSource,
+    StandardPairs,
+    ViewSettings,
+)
+from semaug.pairs_dataset.sources.base import Triple
+from semaug.pairs_dataset.sources.guided import BoxScope, GuidedViews, MaskMode
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the builders below choose from."""
+
+    source: ImageSource
+    images: NDArray[np.int64]
+    views: ViewSettings
+    seed: int
+    rule: CropRule
+    guidance: GuidanceTable | None
+    p_guided: float
+    guided_views: GuidedViews
+    box_scope: BoxScope
+    mask_mode: MaskMode
+    copies: int
+    materialized: str | Path | None
+
+    def objects(self) -> ObjectRows:
+        return object_rows([self.source.key(int(i)) for i in self.images], self.guidance)
+
+    def guided(self, objects: ObjectRows, **changes: Any) -> GuidedPairs:
+        p = replace(self, **changes)
+        return GuidedPairs(
+            p.source, p.images, p.views, seed=p.seed, rule=p.rule, objects=objects, p_guided=p.p_guided,
+            guided_views=p.guided_views, box_scope=p.box_scope, mask_mode=p.mask_mode,
+            guidance_digest=p.guidance.digest if p.guidance else "",
+        )  # fmt: skip
+
+
+def _standard(p: _Parts) -> PairSource:
+    return StandardPairs(p.source, p.images, p.views, seed=p.seed, rule=p.rule)
+
+
+def _duplicated(p: _Parts) -> PairSource:
+    return DuplicatedPairs(p.source, p.images, p.views, seed=p.seed, rule=p.rule, copies=p.copies)
+
+
+def _inflated(p: _Parts) -> PairSource:
+    if p.materialized is None:
+        raise InvalidOption("pairs `inflated` need materialised crops; make them with `semaug views materialize`")
+    crops, positions, images = open_materialized(Path(p.materialized), p.source, p.images)
+    return InflatedPairs(p.source, images, crops, positions, p.views, seed=p.seed, rule=p.rule)
+
+
+def _random_box(p: _Parts) -> PairSource:
+    return p.guided(without_masks(p.objects()), rule=replace(p.rule, place_randomly=True))
+
+
+PAIR_SOURCES: Mapping[str, Callable[[_Parts], PairSource]] = {
+    "standard": _standard,
+    "duplicated": _duplicated,
+    "guided": lambda p: p.guided(p.objects()),
+    "cross": lambda p: p.guided(p.objects(), guided_views="one"),
+    "inflated": _inflated,
+    "center": lambda p: p.guided(centre_rows(len(p.images)), guidance=None),
+    "random_box": _random_box,
+    "shuffled_box": lambda p: p.guided(shuffled_rows(p.objects(), p.seed)),
+}
+"""Every form of pairs, by name: three forms of SDI, the baselines, and the controls without meaning."""
+
+NEEDS_GUIDANCE = frozenset({"guided", "cross", "random_box", "shuffled_box"})
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of the paper's variants: the pair source it is, and the oracle and granularity its guidance needs."""
+
+    pairs: str
+    oracle: str | None
+    segmenter: str | None
+    granularity: Scale | str | None
+    text: str
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "V0": Variant("standard", None, None, None, "no guidance"),
+    "V1": Variant("guided", "detector", None, "object", "detector boxes"),
+    "V2": Variant("guided", None, "segmenter", "pixel", "segmenter masks without boxes"),
+    "V3": Variant("guided", "detector", "segmenter", "auto", "the adaptive policy over boxes, masks and both"),
+    "V4": Variant("guided", "detector", "segmenter", "hybrid", "masks clipped to the detector's boxes"),
+    "V5": Variant("guided", "annotations", None, "object", "true boxes"),
+    "V6": Variant("guided", "annotations", "segmenter", "hybrid", "masks within true boxes"),
+}
+"""Table 12's variants as spec S1.5 resolves them; ``oracle`` and ``segmenter`` are roles that a study fills."""
+
+
+def make_pairs(
+    name: str,
+    source: ImageSource,
+    *,
+    preset: str | tuple[Recipe, Recipe] = "symmetric",
+    without: tuple[str, ...] = (),
+    size: int = 224,
+    mean: Triple = IMAGENET_MEAN,
+    std: Triple = IMAGENET_STD,
+    seed: int = 0,
+    guidance: GuidanceTable | None = None,
+    crop: CropMode = "inside",
+    scale: tuple[float, float] | None = None,
+    box_scale: tuple[float, float] | None = None,
+    margin: float = 0.1,
+    tau: float = 0.5,
+    tau_mask: float = 0.3,
+    p_guided: float = 1.0,
+    guided_views: GuidedViews = "both",
+    box_select: BoxSelect = "random",
+    box_scope: BoxScope = "image",
+    mask_mode: MaskMode = "crop_only",
+    copies: int = 2,
+    materialized: str | Path | None = None,
+) -> PairSource:
+    """Put a pair source together; ``pairs.config`` is everything that decides its views, as plain JSON values.
+
+    ``name`` is one of ``PAIR_SOURCES``. ``scale`` (a crop's share of the image) stands in for the preset's,
+    ``box_scale`` (its share of the box) for ``scale``. Where ``guidance`` is given, images that its step skipped are
+    left out, also of `standard`, so that variants see the same images; an image it marks ``fallback`` takes the
+    standard views. Options as for ``CropRule`` and ``GuidedPairs``.
+
+    Raises ``InvalidOption`` for a name, option or missing guidance, ``ArtifactError`` for guidance of other images,
+    ``NoPairs`` when nothing is left.
+    """
+    if name not in PAIR_SOURCES:
+        raise InvalidOption(f"no pairs are called {name!r}; choose one of {', '.join(PAIR_SOURCES)}")
+    if name in NEEDS_GUIDANCE and guidance is None:
+        raise InvalidOption(f"pairs {name!r} need guidance; make it with `semaug guide extract` and give --guidance")
+    views = ViewSettings(_recipes(preset, without, scale), size, mean, std)
+    first = views.recipes[0].scale
+    rule = CropRule(crop, first, box_scale or first, margin=margin, tau=tau, tau_mask=tau_mask, select=box_select)
+    parts = _Parts(
+        source, _images(source, guidance), views, seed, rule, guidance, p_guided, guided_views, box_scope, mask_mode,
+        copies, materialized,
+    )  # fmt: skip
+    pairs = PAIR_SOURCES[name](parts)
+    pairs.config = _config(name, preset, parts, pairs)
+    return pairs
+
+
+def _recipes(
+    chosen: str | tuple[Recipe, Recipe], without: tuple[str, ...], scale: tuple[float, float] | None
+) -> tuple[Recipe, Recipe]:
+    first, second = (r.without(*without) for r in (presets.preset(chosen) if isinstance(chosen, str) else chosen))
+    if scale is None or "crop" in without:
+        return first, second
+    return replace(first, scale=scale), replace(second, scale=scale)
+
+
+def _images(source: ImageSource, guidance: GuidanceTable | None) -> NDArray[np.int64]:
+    """Indices of the images that take part: all, or those that the guidance's step did not skip."""
+    count = len(source)
+    if guidance is None:
+        return np.arange(count)
+    return np.array([i for i in range(count) if guidance.get(source.key(i)) is not None], np.int64)
+
+
+def _config(name: str, chosen: str | tuple[Recipe, Recipe], p: _Parts, pairs: PairSource) -> dict[str, Any]:
+    rule = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(pairs.rule).items()}
+    config: dict[str, Any] = {
+        "pairs": name,
+        "preset": chosen if isinstance(chosen, str) else "custom",
+        "recipes": [recipe_dict(r) for r in p.views.recipes],
+        "size": p.views.size,
+        "mean": list(p.views.mean),
+        "std": list(p.views.std),
+        "seed": p.seed,
+        "crop": rule,
+        "copies": pairs.copies,
+    }
+    if isinstance(pairs, GuidedPairs):
+        config |= {
+            "p_guided": p.p_guided,
+            "guided_views": "one" if name == "cross" else p.guided_views,
+            "box_scope": p.box_scope,
+            "mask_mode": p.mask_mode,
+        }
+    return config

@@ -1,0 +1,19 @@
+"""The sources of positive pairs of the spine."""
+
+from semaug.pairs_dataset.sources.base import PairBatch, PairSource, Plan, ViewSettings, collate_pairs
+from semaug.pairs_dataset.sources.duplicated import DuplicatedPairs
+from semaug.pairs_dataset.sources.guided import GuidedPairs
+from semaug.pairs_dataset.sources.inflated import InflatedPairs
+from semaug.pairs_dataset.sources.standard import StandardPairs
+
+__all__ = [
+    "DuplicatedPairs",
+    "GuidedPairs",
+    "InflatedPairs",
+    "PairBatch",
+    "PairSource",
+    "Plan",
+    "StandardPairs",
+    "ViewSettings",
+    "collate_pairs",
+]

@@ -1,0 +1,194 @@
+"""What every source of positive pairs shares: items, draws, views written in place, epochs, batches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from semaug.artifacts.draws import draw_key
+from semaug.artifacts.errors import InvalidOption, UnreadableImage
+from semaug.artifacts.sources import ImageSource
+from semaug.pairs_dataset.crops import CropRule, plan_crops
+from semaug.pairs_dataset.errors import NoPairs
+from semaug.pairs_dataset.photometrics import normalisation, render_views, scratch_length
+from semaug.pairs_dataset.presets import Recipe
+
+Pair = tuple[torch.Tensor, torch.Tensor, int]
+Triple = tuple[float, float, float]
+
+_NO_BOXES = np.zeros((0, 4))
+_NO_RUNS = np.zeros((0, 2), np.int32)
+_ZERO_OFFSET = np.zeros(1, np.int64)
+_UNIT_SIZE = np.ones(2, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSettings:
+    """How views look: one recipe a view, ``size`` pixels a side, normalised by ``mean`` and ``std`` (values 0 to 1)."""
+
+    recipes: tuple[Recipe, Recipe]
+    size: int
+    mean: Triple
+    std: Triple
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise InvalidOption(f"view size is {self.size}; give 2 pixels or more")
+        if min(self.std) <= 0:
+            raise InvalidOption(f"std is {self.std}; give three numbers above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The crops of one item: ``crops`` int64 (2, 4) top, left, height, width; ``chosen`` int64 (2,), the object's
+    number, -1 for the union of all, -2 for a standard crop."""
+
+    crops: NDArray[np.int64]
+    chosen: NDArray[np.int64]
+
+
+class PairBatch(list[Pair]):
+    """The items of a batch, whose views are slices of ``views``, float32 (B, 2, 3, S, S)."""
+
+    def __init__(self, pairs: list[Pair], views: torch.Tensor) -> None:
+        super().__init__(pairs)
+        self.views = views
+
+
+def collate_pairs(batch: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``collate_fn`` that hands a ``PairBatch`` on without copying: view 1, view 2 (B, 3, S, S), index int64 (B,)."""
+    if not isinstance(batch, PairBatch):
+        return cast("tuple[torch.Tensor, torch.Tensor, torch.Tensor]", torch.utils.data.default_collate(batch))
+    index = torch.tensor([i for _, _, i in batch], dtype=torch.int64)
+    return batch.views[:, 0], batch.views[:, 1], index
+
+
+def _batch_buffer(shape: tuple[int, ...]) -> torch.Tensor:
+    """Room for a batch: shared memory in a loader's worker (no copy on its way out), else numpy's, which asks for
+    huge pages and so costs a third of torch's first touch."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.from_numpy(np.empty(shape, np.float32))
+    storage = torch.UntypedStorage._new_shared(4 * int(np.prod(shape)))
+    return torch.empty(0, dtype=torch.float32).set_(storage, 0, shape)  # type: ignore[call-overload]
+
+
+class PairSource(Dataset[Pair]):
+    """Two views of one image an item: ``(view_1, view_2, index)``, views float32 (3, S, S), index into ``source``.
+
+    A plain map-style Dataset: it works in any loop, with forked and spawned workers, and needs no care under DDP,
+    since each item's draws depend on nothing but (seed, epoch, key, copy, view). Call ``set_epoch`` before each epoch;
+    workers that persist see it too. This base class gives standard views; subclasses change ``_item`` and ``_plan``.
+    """
+
+    copies = 1
+
+    def __init__(
+        self, source: ImageSource, images: NDArray[np.int64], views: ViewSettings, *, seed: int, rule: CropRule
+    ) -> None:
+        if len(images) == 0:
+            raise NoPairs("no image is left to make pairs of; check the folder and its guidance")
+        self.source, self.images, self.views, self.seed, self.rule = source, images, views, seed, rule
+        self.config: dict[str, Any] = {}
+        self._recipes = np.stack([r.vector() for r in views.recipes])
+        self._rules = np.stack([replace(rule, scale=r.scale).vector() for r in views.recipes])
+        self._shares = np.zeros(2)
+        self._norm = normalisation(views.mean, views.std)
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._local = threading.local()
+
+    def __len__(self) -> int:
+        return len(self.images) * self.copies
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the views of this epoch from now on, in every worker."""
+        self._epoch[0] = epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose views are drawn."""
+        return int(self._epoch[0])
+
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of what the pairs are made from, by role."""
+        return {"source": self.source.fingerprint}
+
+    def __getitem__(self, item: int) -> Pair:
+        """One pair; raises ``UnreadableImage`` naming the image and the remedy."""
+        views = torch.empty(2, 3, self.views.size, self.views.size)
+        return views[0], views[1], self._write(self._checked(item), views.numpy())
+
+    def __getitems__(self, items: Sequence[int]) -> PairBatch:
+        """A batch in one buffer (``torch.utils.data`` calls this by itself)."""
+        views = _batch_buffer((len(items), 2, 3, self.views.size, self.views.size))
+        out = views.numpy()
+        index = [self._write(self._checked(item), out[k]) for k, item in enumerate(items)]
+        return PairBatch([(views[k, 0], views[k, 1], i) for k, i in enumerate(index)], views)
+
+    def plan(self, item: int, height: int, width: int) -> Plan:
+        """Where the views of ``item`` would be cut in this epoch, from an image of ``height`` x ``width`` pixels."""
+        position, copy = self._item(self._checked(item))
+        return self._plan(position, copy, self.source.key(int(self.images[position])), height, width)
+
+    def _checked(self, item: int) -> int:
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"item {item} of {len(self)} pairs")
+        return item % len(self)
+
+    def _item(self, item: int) -> tuple[int, int]:
+        """Position in ``images``, and the copy's number."""
+        return item % len(self.images), item // len(self.images)
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        try:
+            return np.ascontiguousarray(self.source.read(index))
+        except UnreadableImage as error:
+            raise UnreadableImage(
+                f"{self.source.key(index)}: {error}; remove it, or train on a pack (`semaug data pack`), "
+                "which leaves unreadable images out"
+            ) from error
+
+    def _write(self, item: int, out: NDArray[np.float32]) -> int:
+        position, copy = self._item(item)
+        index = int(self.images[position])
+        key, image = self.source.key(index), self._read(index)
+        plan = self._plan(position, copy, key, image.shape[0], image.shape[1])
+        self._render(position, image, plan, self._keys("photometric", key, copy), out)
+        return index
+
+    def _keys(self, purpose: str, key: str, copy: int) -> NDArray[np.uint64]:
+        epoch = int(self._epoch[0])
+        views = [draw_key(self.seed, purpose, epoch, key, copy, v) for v in (0, 1)]
+        return np.array(views, np.uint64)
+
+    def _plan(self, position: int, copy: int, key: str, height: int, width: int) -> Plan:
+        crops, chosen = np.empty((2, 4), np.int64), np.empty(2, np.int64)
+        keys = self._keys("crop", key, copy)
+        plan_crops(
+            height, width, keys, keys, self._shares, _NO_BOXES, _NO_RUNS, _ZERO_OFFSET, _UNIT_SIZE, self._rules,
+            crops, chosen,
+        )  # fmt: skip
+        return Plan(crops, chosen)
+
+    def _render(
+        self, position: int, image: NDArray[np.uint8], plan: Plan, keys: NDArray[np.uint64], out: NDArray[np.float32]
+    ) -> None:
+        render_views(image, plan.crops, keys, self._recipes, self._norm, self._scratch(), out)
+
+    def _scratch(self) -> NDArray[np.float32]:
+        found = getattr(self._local, "scratch", None)
+        if found is None:
+            found = self._local.scratch = np.empty(scratch_length(self.views.size), np.float32)
+        return cast("NDArray[np.float32]", found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_local"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _local=threading.local())

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semaug.artifacts.masks import decode_mask
+from semaug.artifacts.schemas import Rle
 from semaug.oracles.errors import AnnotationError
 from semaug.oracles.protocols import NO_BOXES, Boxes, Image, Mask
 from semaug.oracles.selection import box_areas
@@ -165,13 +167,17 @@ def draw_mask(found: Annotated, shape: Shape, height: int, width: int) -> Mask:
     from pycocotools import mask as coco
 
     if shape.run_lengths is not None:
-        mask = np.asarray(coco.decode(dict(shape.run_lengths)), np.uint8)
-        if mask.shape != (height, width):
-            mask = np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST))
-        return mask.astype(bool)
+        mask = _decoded(shape.run_lengths)
+        if mask.shape == (height, width):
+            return mask
+        return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
     factors = _factors(found, height, width)
     outlines = [(p * factors).ravel().tolist() for p in shape.polygons]
-    return np.asarray(coco.decode(coco.merge(coco.frPyObjects(outlines, height, width))), bool)
+    return _decoded(coco.merge(coco.frPyObjects(outlines, height, width)))
+
+
+def _decoded(code: Mapping[str, Any]) -> Mask:
+    return decode_mask(Rle((int(code["size"][0]), int(code["size"][1])), code["counts"]))
 
 
 def _factors(found: Annotated, height: int, width: int) -> NDArray[np.float64]:

@@ -66,8 +66,10 @@ def open_sam_hf(weights: Path, device: str = "cpu", points_per_side: int = 4) ->
         )
     try:
         from transformers import SamModel, SamProcessor
+        from transformers.utils import logging
     except ImportError as error:
         raise MissingDependency("the oracle sam-hf needs transformers; pip install 'semaug-oracles[hf]'") from error
+    logging.disable_progress_bar()  # progress is the caller's to draw
     try:
         model = SamModel.from_pretrained(weights, local_files_only=True, use_safetensors=True)
         processor = SamProcessor.from_pretrained(weights, local_files_only=True)

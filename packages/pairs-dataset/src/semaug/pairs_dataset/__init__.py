@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from semaug.pairs_dataset.assembly import NEEDS_GUIDANCE, PAIR_SOURCES, VARIANTS, Variant, make_pairs
     from semaug.pairs_dataset.crops import BOX_SELECTS, CROP_MODES, CropRule
-    from semaug.pairs_dataset.materialize import materialize
+    from semaug.pairs_dataset.materialize import materialize_crops
     from semaug.pairs_dataset.presets import PRESETS, Recipe, preset
-    from semaug.pairs_dataset.retention import Retention, retention
+    from semaug.pairs_dataset.retention import Retention, measure_retention
     from semaug.pairs_dataset.sheets import pair_sheet
     from semaug.pairs_dataset.sources import PairBatch, PairSource, collate_pairs
 
@@ -32,10 +32,10 @@ _HOMES = {
     "Variant": "assembly",
     "collate_pairs": "sources",
     "make_pairs": "assembly",
-    "materialize": "materialize",
+    "materialize_crops": "materialize",
+    "measure_retention": "retention",
     "pair_sheet": "sheets",
     "preset": "presets",
-    "retention": "retention",
 }
 
 __all__ = [
@@ -53,10 +53,10 @@ __all__ = [
     "Variant",
     "collate_pairs",
     "make_pairs",
-    "materialize",
+    "materialize_crops",
+    "measure_retention",
     "pair_sheet",
     "preset",
-    "retention",
 ]
 
 

@@ -15,6 +15,7 @@ from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.schemas import Scale
 from semaug.artifacts.sources import ImageSource
 from semaug.pairs_dataset import presets
+from semaug.pairs_dataset.backgrounds import MaskMode
 from semaug.pairs_dataset.crops import BoxSelect, CropMode, CropRule
 from semaug.pairs_dataset.materialized_source import open_materialized
 from semaug.pairs_dataset.objects import ObjectRows, centre_rows, object_rows, shuffled_rows, without_masks
@@ -28,7 +29,7 @@ from semaug.pairs_dataset.sources import (
     ViewSettings,
 )
 from semaug.pairs_dataset.sources.base import Triple
-from semaug.pairs_dataset.sources.guided import BoxScope, GuidedViews, MaskMode
+from semaug.pairs_dataset.sources.guided import BoxScope, GuidedViews
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)

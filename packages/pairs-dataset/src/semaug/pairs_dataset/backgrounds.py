@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+MaskMode = Literal["crop_only", "bg_blur", "bg_fill"]
 BLUR_SHARE = 0.03
 """Standard deviation of the background's blur, as a share of the image's longer side."""
 

@@ -39,12 +39,11 @@ from semaug.artifacts.shards import ShardResult, Tick, process_shards
 from semaug.artifacts.sources import ImageSource
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter, write_skipped
 from semaug.artifacts.verify import MATERIALIZED
-from semaug.pairs_dataset.backgrounds import soften_background
+from semaug.pairs_dataset.backgrounds import MaskMode, soften_background
 from semaug.pairs_dataset.crops import CropRule, expanded_box, object_box
 from semaug.pairs_dataset.materialized_source import SPLIT
 from semaug.pairs_dataset.objects import ObjectRows, object_rows
 from semaug.pairs_dataset.overlays import draw_guidance
-from semaug.pairs_dataset.sources.guided import MaskMode
 
 ANNOTATED = "annotated"
 REPORT = "report.json"
@@ -54,7 +53,7 @@ _LONGEST_STEM = 120
 _QUALITY = ("quality", "resolution", "clarity", "diversity")
 
 
-def materialize(
+def materialize_crops(
     source: ImageSource,
     guidance: GuidanceTable,
     out: Path,

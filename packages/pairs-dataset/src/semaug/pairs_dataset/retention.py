@@ -62,7 +62,7 @@ def _judge(crops, boxes, kept_share, filled_share):
     return keeps.mean(), filled.mean(), same
 
 
-def retention(
+def measure_retention(
     pairs: PairSource,
     truth: GuidanceTable,
     *,

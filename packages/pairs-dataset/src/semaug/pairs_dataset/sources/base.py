@@ -64,8 +64,8 @@ class PairBatch(list[Pair]):
 
 def collate_pairs(batch: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """``collate_fn`` that hands a ``PairBatch`` on without copying: view 1, view 2 (B, 3, S, S), index int64 (B,)."""
-    if not isinstance(batch, PairBatch):
-        return cast("tuple[torch.Tensor, torch.Tensor, torch.Tensor]", torch.utils.data.default_collate(batch))
+    if not isinstance(batch, PairBatch):  # a loader that fetches item by item
+        return cast("tuple[torch.Tensor, torch.Tensor, torch.Tensor]", torch.utils.data.default_collate(list(batch)))
     index = torch.tensor([i for _, _, i in batch], dtype=torch.int64)
     return batch.views[:, 0], batch.views[:, 1], index
 

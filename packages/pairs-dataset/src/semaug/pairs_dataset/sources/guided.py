@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.sources import ImageSource
-from semaug.pairs_dataset.backgrounds import soften_background
+from semaug.pairs_dataset.backgrounds import MaskMode, soften_background
 from semaug.pairs_dataset.crops import CropRule, plan_crops
 from semaug.pairs_dataset.objects import ObjectRows
 from semaug.pairs_dataset.photometrics import render_views
@@ -18,7 +18,6 @@ from semaug.pairs_dataset.sources.base import PairSource, Plan, ViewSettings
 
 GuidedViews = Literal["both", "one"]
 BoxScope = Literal["image", "view"]
-MaskMode = Literal["crop_only", "bg_blur", "bg_fill"]
 
 
 class GuidedPairs(PairSource):

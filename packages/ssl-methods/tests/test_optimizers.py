@@ -36,9 +36,8 @@ def test_lars_equals_its_reference(clip, adapt, scale):
     starts = [rng.standard_normal((4, 3)), rng.standard_normal((2, 5)), np.zeros((3, 2))]
     gradients = [[rng.standard_normal(s.shape) * scale for s in starts] for _ in range(4)]
     weights = [nn.Parameter(torch.tensor(s)) for s in starts]
-    optimizer = LARS(
-        [{"params": weights, "adapt": adapt}], lr=0.3, momentum=0.9, weight_decay=0.01, eta=0.02, clip=clip
-    )
+    settings = {"lr": 0.3, "momentum": 0.9, "eta": 0.02, "clip": clip}
+    optimizer = LARS([{"params": weights, "adapt": adapt}], weight_decay=0.01, **settings)
     for step in gradients:
         for w, g in zip(weights, step, strict=True):
             w.grad = torch.tensor(g)

@@ -9,7 +9,7 @@ import torch
 
 from semaug.artifacts.errors import ArtifactError, ArtifactLocked, ArtifactMismatch, InvalidOption, OutputError
 from semaug.artifacts.verify import verify
-from semaug.ssl_methods import OptimizerSettings, load_encoder
+from semaug.ssl_methods import OptimizerSettings, SimCLR, load_encoder
 from semaug.ssl_methods.errors import TrainingDiverged
 from semaug.ssl_methods.testing import StripedPairs, small_method, small_run
 
@@ -77,6 +77,22 @@ def test_stopping_after_the_last_checkpoint_needs_no_more_training(tmp_path, und
     assert verify(tmp_path).digest == verify(undisturbed[0]).digest
 
 
+def test_a_method_that_draws_numbers_resumes_alike(tmp_path):
+    class Noisy(SimCLR):
+        def forward(self, views):
+            return super().forward([v + torch.randn_like(v) for v in views])
+
+    def run(folder, **changes):
+        return _pretrain(StripedPairs(40), folder, method=Noisy(small_method().encoder), **changes)
+
+    with pytest.raises(Stop):
+        run(tmp_path / "stopped", on_progress=stop_at(8))
+    torch.rand(3)
+    whole = run(tmp_path / "whole")
+    assert run(tmp_path / "stopped").weights_digest == whole.weights_digest
+    assert run(tmp_path / "again").weights_digest == whole.weights_digest
+
+
 def test_workers_do_not_change_the_weights(tmp_path, undisturbed):
     with pytest.raises(Stop):
         small_run(tmp_path, workers=2, on_progress=stop_at(8))
@@ -122,11 +138,11 @@ def test_a_loss_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path)
     assert not (tmp_path / "encoder.json").exists()
 
 
-def _pretrain(pairs, out, **changes):
+def _pretrain(pairs, out, method=None, **changes):
     from semaug.ssl_methods.pretrain import pretrain
 
     settings = {"steps": 24, "batch_size": 8, "checkpoint_every": 3, "log_every": 4, "tensorboard": False, **changes}
-    return pretrain(small_method(), pairs, out=out, **settings)
+    return pretrain(method or small_method(), pairs, out=out, **settings)
 
 
 def test_bad_calls_are_refused_in_one_line(tmp_path):

@@ -121,6 +121,7 @@ class AddressedPairs(Dataset):
 def _start_worker(worker: int) -> None:
     info = get_worker_info()
     assert info is not None
+    assert isinstance(info.dataset, AddressedPairs)
     info.dataset.detach()
     torch.set_num_threads(1)
 

@@ -92,7 +92,7 @@ def build_encoder(
     ``small_stem`` None chooses the small-image stem for inputs up to 64 pixels. Raises ``InvalidOption``.
     """
     stem = input_size <= SMALL_IMAGE if small_stem is None else small_stem
-    spec = EncoderSpec(backbone, input_size, stem, projector, tuple(mean), tuple(std))
+    spec = EncoderSpec(backbone, input_size, stem, projector, mean, std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_key(seed, "encoder", 0, ""))
         return assemble_encoder(spec)

@@ -46,7 +46,7 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        gradients = [p.grad for p in weights]
+        gradients = [p.grad for p in weights if p.grad is not None]
         updates = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
         if group["adapt"]:
             torch._foreach_mul_(updates, _trust(group, weights, gradients))
@@ -62,7 +62,7 @@ class LARS(torch.optim.Optimizer):
         return state["momentum_buffer"]
 
 
-def _trust(group: dict[str, Any], weights: list[Tensor], gradients: list[Any]) -> list[Tensor]:
+def _trust(group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
     sizes = torch.stack(torch._foreach_norm(weights))
     slopes = torch.stack(torch._foreach_norm(gradients))
     ratio = group["eta"] * sizes / (slopes + group["weight_decay"] * sizes)

@@ -17,7 +17,6 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.files import write_atomic
@@ -28,9 +27,10 @@ from semaug.ssl_methods.callbacks import Curves, LastCheckpoint, StepClock
 from semaug.ssl_methods.cards import load_card, save_encoder
 from semaug.ssl_methods.methods import Method
 from semaug.ssl_methods.metrics import CurveWriter
-from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings, build_optimizer
+from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings
 from semaug.ssl_methods.runs import METRICS, RunFolder
 from semaug.ssl_methods.schedules import WarmupCosine
+from semaug.ssl_methods.training import Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,38 +69,7 @@ class Hardware:
     @property
     def rank(self) -> int:
         """Which of them this is."""
-        return rank_zero_only.rank or 0 if self.world > 1 else 0
-
-
-class _Training(LightningModule):
-    """A method, seen as Lightning wants it."""
-
-    def __init__(self, method: Method, optimizer: OptimizerSettings, steps: int, channels_last: bool) -> None:
-        super().__init__()
-        self.method = method
-        self.optimizer_settings = optimizer
-        self.steps = steps
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.scalars: dict[str, Tensor] = {}
-        self.evaluations: dict[str, float] = {}
-
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """The loss of one batch (view, view, ..., index)."""
-        scalars = self.method([v.contiguous(memory_format=self.memory_format) for v in batch[:-1]])
-        self.scalars = {name: value.detach() for name, value in scalars.items()}
-        return scalars["loss"]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimizer; each group remembers its own full rate."""
-        optimizer = build_optimizer(self.method, self.optimizer_settings)
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-        return optimizer
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """A step, then the method's own update (a momentum encoder's, say), before anything looks at the result."""
-        super().optimizer_step(*args, **kwargs)
-        self.method.after_step(self.trainer.global_step + 1, self.steps)  # Lightning counts it only later
+        return int(getattr(rank_zero_only, "rank", 0) or 0) if self.world > 1 else 0
 
 
 class _DurableCheckpoints(TorchCheckpointIO):
@@ -168,7 +137,7 @@ def pretrain(
             loader = run_loader(
                 pairs, RunSampler(order, start, steps), workers=hardware.workers, pin_memory=hardware.cuda
             )
-            training = _Training(method, optimizer, steps, hardware.channels_last)
+            training = Training(method, optimizer, steps, hardware.channels_last)
             trainer = _trainer([clock, *callbacks, curves, saver], folder.path, steps, hardware)
             try:
                 _fit(trainer, training, loader, folder.checkpoint if start else None)

@@ -6,6 +6,7 @@ Parameter names are torchvision's own, so weights move to and from it unchanged.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -25,7 +26,7 @@ def resnet50(small_stem: bool = False) -> nn.Module:
 
 
 def _without_classifier(build: Callable[..., nn.Module], small_stem: bool) -> nn.Module:
-    network = build(weights=None)
+    network: Any = build(weights=None)
     network.feature_dim = network.fc.in_features
     network.fc = nn.Identity()
     if small_stem:

@@ -1,0 +1,44 @@
+"""A method as Lightning wants to see it. Importing this module imports Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from semaug.ssl_methods.methods import Method
+from semaug.ssl_methods.optimizers import OptimizerSettings, build_optimizer
+
+
+class Training(LightningModule):
+    """A method, seen as Lightning wants it."""
+
+    def __init__(self, method: Method, optimizer: OptimizerSettings, steps: int, channels_last: bool) -> None:
+        super().__init__()
+        self.method = method
+        self.optimizer_settings = optimizer
+        self.steps = steps
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.scalars: dict[str, Tensor] = {}  # of the step just done, on the device
+        self.evaluations: dict[str, float] = {}  # by callbacks, waiting for the step's row
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch (view, view, ..., index)."""
+        scalars = self.method([v.contiguous(memory_format=self.memory_format) for v in batch[:-1]])
+        self.scalars = {name: value.detach() for name, value in scalars.items()}
+        return scalars["loss"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimizer; each group remembers its own full rate."""
+        optimizer = build_optimizer(self.method, self.optimizer_settings)
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+        return optimizer
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step, then the method's own update (a momentum encoder's, say), before anything looks at the result."""
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step(self.trainer.global_step + 1, self.steps)  # Lightning counts it only later

@@ -26,15 +26,18 @@ def spawn_map(
 ) -> Iterator[tuple[Item, Future[Result]]]:
     """Run ``work`` on every item in ``workers`` spawned processes; yields each item with its finished future.
 
-    Events arrive in a thread of this process. ``what`` names the job in the error of a lost worker (``WorkerDied``,
-    raised when a worker process vanishes). Closing the iterator drops what has not started.
+    Events arrive in a thread of this process; each must pickle to a few hundred bytes. ``what`` names the job in the
+    error of a lost worker (``WorkerDied``, raised when a worker process vanishes). Closing the iterator drops what has
+    not started. What ``on_event`` raises is raised here at the end.
     """
     context = multiprocessing.get_context("spawn")
-    events: Any = context.SimpleQueue()
-    drain = threading.Thread(target=_drain, args=(events, on_event), daemon=True)
+    # A pipe and no queue: a queue's lock dies with a worker that is killed while it holds it, and then everybody
+    # waits. Small writes to a pipe are atomic without one.
+    receiver, sender = context.Pipe(duplex=False)
+    drain = _Drain(receiver, on_event)
     drain.start()
     with _shared_threads(workers):
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (work, events))
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (work, sender))
         try:
             futures = {pool.submit(_call, item): item for item in items}
             for future in as_completed(futures):
@@ -45,13 +48,29 @@ def spawn_map(
                 yield futures[future], future
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            events.put(None)
+            sender.send(None)
             drain.join()
+            sender.close()
+            receiver.close()
+    if drain.error is not None:
+        raise drain.error
 
 
-def _drain(events: Any, on_event: Report) -> None:
-    while (event := events.get()) is not None:
-        on_event(event)
+class _Drain(threading.Thread):
+    """Hands events on until None comes; goes on emptying the pipe after an error, so that no worker blocks."""
+
+    def __init__(self, receiver: Any, on_event: Report) -> None:
+        super().__init__(daemon=True)
+        self._receiver, self._on_event = receiver, on_event
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        while (event := self._receiver.recv()) is not None:
+            if self.error is None:
+                try:
+                    self._on_event(event)
+                except BaseException as error:
+                    self.error = error
 
 
 @contextmanager
@@ -69,12 +88,12 @@ def _shared_threads(workers: int) -> Iterator[None]:
 
 
 _WORK: Any = None
-_EVENTS: Any = None
+_SENDER: Any = None
 
 
-def _start_worker(work: Any, events: Any) -> None:
-    global _WORK, _EVENTS
-    _WORK, _EVENTS = work, events
+def _start_worker(work: Any, sender: Any) -> None:
+    global _WORK, _SENDER
+    _WORK, _SENDER = work, sender
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
@@ -87,4 +106,4 @@ def _die_with(parent: Any) -> None:
 
 
 def _call(item: Any) -> Any:
-    return _WORK(item, _EVENTS.put)
+    return _WORK(item, _SENDER.send)

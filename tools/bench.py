@@ -9,13 +9,9 @@ left out, with the reason.
 
 from __future__ import annotations
 
-import os
-
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy and torch are imported
-
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -52,7 +48,9 @@ def main() -> int:
 
 
 def single_thread() -> None:
-    """One thread for every library that is compared."""
+    """One thread for every library that is compared; nothing here has imported them yet."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
     import cv2
 
     cv2.setNumThreads(1)

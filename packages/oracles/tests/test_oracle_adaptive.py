@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from semaug.artifacts.masks import decode_mask
 from semaug.artifacts.schemas import SCALES, Guidance, Scale
 from semaug.oracles.adaptive import AdaptiveOracle, DeferredDetector, DeferredSegmenter, FixedScale

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from semaug.artifacts.masks import encode_mask
 from semaug.oracles.adaptive import AdaptiveOracle, FixedScale
 from semaug.oracles.annotations import AnnotationDetector, AnnotationSegmenter, box_overlaps, open_annotations
@@ -62,9 +63,7 @@ def test_polygons_and_run_lengths_give_the_same_mask(tmp_path: Path) -> None:
 
 
 def test_each_box_takes_the_mask_it_overlaps(tmp_path: Path) -> None:
-    rows = [
-        {"bbox": [x, 10, 50, 50], "segmentation": [[x, 10, x + 50, 10, x + 50, 60, x, 60]]} for x in (0.0, 100.0)
-    ]
+    rows = [{"bbox": [x, 10, 50, 50], "segmentation": [[x, 10, x + 50, 10, x + 50, 60, x, 60]]} for x in (0.0, 100.0)]
     segmenter = AnnotationSegmenter(coco(tmp_path / "a.json", rows))
     boxes = np.array([[102, 12, 149, 58], [60, 60, 70, 70], [0, 10, 50, 60]], np.float32)
     masks = segmenter.segment_keyed(["a.jpg"], [IMAGE], [boxes])[0]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from semaug.artifacts.errors import InvalidOption
 from semaug.oracles import catalogue
 from semaug.oracles.catalogue import BUILT_IN, OracleSpec, accepts, open_detector, open_segmenter
 from semaug.oracles.errors import OracleError
 
-PLUGIN = '''
+PLUGIN = """
 import numpy as np
 
 class Half:
@@ -28,7 +29,7 @@ def factory(path: str):
 
 instance = Half(0.75)
 number = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -47,9 +48,7 @@ def test_a_class_a_factory_and_an_instance_of_a_file_all_work(plugin: Path) -> N
     assert width_found(OracleSpec.parse(f"{plugin}:instance")) == 75
 
 
-def test_a_module_in_the_working_directory_works(
-    plugin: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_in_the_working_directory_works(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin.rename(plugin.with_name("plugin_of_this_folder.py"))
     monkeypatch.chdir(plugin.parent)
     assert width_found(OracleSpec.parse("plugin_of_this_folder:Half")) == 50

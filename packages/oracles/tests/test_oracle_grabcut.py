@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+
 from semaug.artifacts.errors import InvalidOption
 from semaug.oracles.grabcut import GrabCutSegmenter
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from semaug.artifacts.errors import InvalidOption
 from semaug.oracles.saliency import (
     CentreDetector,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from semaug.artifacts.errors import InvalidOption, MissingWeights
 from semaug.oracles.catalogue import OracleSpec, open_segmenter
 
@@ -111,6 +112,7 @@ def test_automatic_masks_are_bool_and_of_the_image(tiny_sam: tuple[Any, Path]) -
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 def test_the_published_sizes_are_read_off_their_weights(name: str) -> None:
     from segment_anything import sam_model_registry
+
     from semaug.oracles.sam import _assemble, sam_shape
 
     with torch.device("meta"):
@@ -171,7 +173,13 @@ def tiny_sam_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vision = {"hidden_size": 32, "output_channels": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
               "image_size": 64, "patch_size": 16, "mlp_dim": 64, "window_size": 2, "global_attn_indexes": [1],
               "num_pos_feats": 16}  # fmt: skip
-    prompt = {"hidden_size": 32, "image_size": 64, "patch_size": 16, "image_embedding_size": 4, "mask_input_channels": 4}
+    prompt = {
+        "hidden_size": 32,
+        "image_size": 64,
+        "patch_size": 16,
+        "image_embedding_size": 4,
+        "mask_input_channels": 4,
+    }
     decoder = {"hidden_size": 32, "num_attention_heads": 4, "mlp_dim": 64, "iou_head_hidden_dim": 32}
     model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder))
     for name, parameter in model.named_parameters():

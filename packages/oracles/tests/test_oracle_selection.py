@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from semaug.artifacts.errors import InvalidOption
 from semaug.oracles.selection import BOX_CHOICES, box_areas, rank_masks, select_boxes, select_mask, usable_boxes
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from semaug.artifacts.errors import InvalidOption, MissingWeights
 from semaug.oracles.catalogue import OracleSpec, open_detector
 
@@ -51,6 +52,7 @@ def test_batch_of_mixed_sizes_equals_single_and_boxes_are_pixels_of_the_image(we
 def test_images_arrive_as_the_model_expects_them(weights: Path) -> None:
     """RGB arrays through the adapter equal what ultralytics finds in the same picture read from a file."""
     from PIL import Image
+
     from semaug.oracles.yolo import import_yolo
 
     image = photographs()[0]
@@ -72,6 +74,7 @@ def test_no_detection_is_an_empty_box_list(weights: Path) -> None:
 
 def test_safetensors_with_their_yaml_equal_the_pt(weights: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
+
     from semaug.oracles.yolo import import_yolo
 
     model = import_yolo()(str(weights))

@@ -24,7 +24,7 @@ from semaug.oracles.protocols import (
 from semaug.oracles.selection import rank_masks, usable_boxes
 
 
-class Policy(Protocol):
+class Routing(Protocol):
     """Chooses the scale of each image."""
 
     def route(self, keys: Sequence[str], images: Sequence[Image]) -> list[Scale]:
@@ -33,7 +33,7 @@ class Policy(Protocol):
 
 
 class FixedScale:
-    """The policy that gives every image the same scale."""
+    """The routing that gives every image the same scale."""
 
     def __init__(self, scale: Scale) -> None:
         self._scale: Scale = scale
@@ -105,17 +105,17 @@ class AdaptiveOracle:
     """
 
     def __init__(
-        self, detector: AnyDetector, segmenter: AnySegmenter, policy: Policy, *, max_boxes: int | None = None
+        self, detector: AnyDetector, segmenter: AnySegmenter, routing: Routing, *, max_boxes: int | None = None
     ) -> None:
         """``max_boxes``: keep at most so many of the best boxes of an image."""
-        self._detector, self._segmenter, self._policy, self._max_boxes = detector, segmenter, policy, max_boxes
+        self._detector, self._segmenter, self._routing, self._max_boxes = detector, segmenter, routing, max_boxes
 
     def guide(self, keys: Sequence[str], images: Sequence[Image]) -> list[Guidance]:
         """The guidance of a batch of images.
 
         Raises ``OracleError`` when an oracle returns anything but one well-formed result an image.
         """
-        scales = self._policy.route(keys, images)
+        scales = self._routing.route(keys, images)
         boxes = self._boxes(keys, images, [i for i, s in enumerate(scales) if s != "pixel"])
         masks = self._masks_alone(keys, images, [i for i, s in enumerate(scales) if s == "pixel"])
         hybrid = [i for i, s in enumerate(scales) if s == "hybrid" and len(boxes[i])]

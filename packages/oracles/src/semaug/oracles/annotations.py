@@ -255,7 +255,9 @@ def _read_yolo(path: Path) -> Annotated:
         except ValueError as error:
             raise AnnotationError(f"{path}:{number}: {error}; write class cx cy w h as shares of the image") from error
         if len(values) not in (4, 5) and (len(values) < 6 or len(values) % 2):
-            raise AnnotationError(f"{path}:{number}: {len(values) + 1} values; write class cx cy w h, or class x y x y ...")
+            raise AnnotationError(
+                f"{path}:{number}: {len(values) + 1} values; write class cx cy w h, or class x y x y ..."
+            )
         if not (np.isfinite(values).all() and values.min() >= -0.5 and values.max() <= 1.5):
             raise AnnotationError(f"{path}:{number}: {line.strip()[:60]!r} is not in shares of the image (0 to 1)")
         shapes.append(_yolo_shape(values))

@@ -128,7 +128,9 @@ def _open(role: Role, spec: OracleSpec) -> object:
     else:
         oracle = target
     if not _has_method(role, oracle):
-        raise OracleError(f"{spec.name} gives a {type(oracle).__name__} without {_METHODS[role][0]}(); see the protocol")
+        raise OracleError(
+            f"{spec.name} gives a {type(oracle).__name__} without {_METHODS[role][0]}(); see the protocol"
+        )
     return oracle
 
 

@@ -27,7 +27,7 @@ Colour = tuple[int, int, int]
 COLOURS: dict[str, Colour] = {
     "object": (255, 159, 28),
     "pixel": (46, 196, 182),
-    "hybrid": (131, 110, 249),
+    "hybrid": (240, 70, 150),
     "fallback": (150, 154, 166),
 }
 """What an image was routed to -> the colour of its boxes, its masks and its tag."""
@@ -69,8 +69,8 @@ def draw_guidance(image: NDArray[np.uint8], row: Guidance, side: int = 240) -> P
         edges = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
         line = 3 if rank == 0 else 1
         pen.rectangle(edges, outline=(20, 20, 24), width=line + 2)
-        pen.rectangle(tuple(v + d for v, d in zip(edges, (1, 1, -1, -1), strict=True)) if x2 - x1 > 6 < y2 - y1 else edges,
-                      outline=colour, width=line)  # fmt: skip
+        inner = (x1 + 1, y1 + 1, x2 - 2, y2 - 2) if min(x2 - x1, y2 - y1) > 6 else edges
+        pen.rectangle(inner, outline=colour, width=line)
     return picture
 
 
@@ -80,16 +80,21 @@ def _tint(picture: Picture.Image, row: Guidance, colour: Colour) -> Picture.Imag
     small = np.asarray(Picture.fromarray(mask).convert("L").resize(picture.size, Picture.Resampling.BILINEAR)) > 127
     pixels = np.asarray(picture, np.float32)
     grey = pixels.mean(axis=2, keepdims=True) * 0.55 + 90
-    pixels = np.where(small[..., None], pixels * 0.72 + np.array(colour, np.float32) * 0.28, pixels * 0.35 + grey * 0.65)
+    pixels = np.where(
+        small[..., None], pixels * 0.72 + np.array(colour, np.float32) * 0.28, pixels * 0.35 + grey * 0.65
+    )
     inner = small.copy()
     inner[1:-1, 1:-1] = small[1:-1, 1:-1] & small[:-2, 1:-1] & small[2:, 1:-1] & small[1:-1, :-2] & small[1:-1, 2:]
     pixels[small & ~inner] = colour
     return Picture.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def choose_tiles(source: ImageSource, table: GuidanceTable, items: int = 24, seed: int = 0, side: int = 240) -> list[Tile]:
-    """Tiles of up to ``items`` images drawn without replacement, in the source's order; images without guidance are left out.
+def choose_tiles(
+    source: ImageSource, table: GuidanceTable, items: int = 24, seed: int = 0, side: int = 240
+) -> list[Tile]:
+    """Tiles of up to ``items`` images drawn without replacement, in the source's order.
 
+    Images without guidance are left out.
     Raises ``ArtifactError`` for guidance of other images and ``InvalidOption`` where nothing can be shown.
     """
     table.require_source(source.fingerprint)
@@ -206,7 +211,10 @@ figcaption b {{ display: block; overflow: hidden; text-overflow: ellipsis; white
 
 
 def write_sheet(tiles: Sequence[Tile], out: str | os.PathLike[str], title: str, columns: int = 6) -> Path:
-    """Write the sheet as ``.html`` or as a picture (``.png``, ``.jpg``, ``.webp``); raises ``InvalidOption`` otherwise."""
+    """Write the sheet as ``.html`` or as a picture (``.png``, ``.jpg``, ``.webp``).
+
+    Raises ``InvalidOption`` for another ending.
+    """
     path = Path(out)
     suffix = path.suffix.lower()
     if suffix in (".html", ".htm"):

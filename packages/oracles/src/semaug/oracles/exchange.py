@@ -170,7 +170,7 @@ def import_guidance(
 
     Raises ``AnnotationError`` for what cannot be read, naming the file, and for annotations that meet no image.
     """
-    index = open_annotations(annotations)
+    index = open_annotations(Path(annotations))
     if not any(index.get(source.key(i)) is not None for i in range(len(source))):
         raise InvalidOption(
             f"none of the {len(index)} annotated images of {annotations} is among the {len(source)} of {source.spec} "

@@ -19,10 +19,13 @@ from semaug.artifacts.schemas import SCALES, Guidance, Manifest, Skipped
 from semaug.artifacts.shards import ShardResult, Tick, process_shards
 from semaug.artifacts.sources import ImageSource
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
-from semaug.oracles.adaptive import AdaptiveOracle, DeferredDetector, DeferredSegmenter, FixedScale, Policy
+from semaug.oracles.adaptive import AdaptiveOracle, DeferredDetector, DeferredSegmenter, FixedScale, Routing
 from semaug.oracles.catalogue import OracleSpec, open_detector, open_segmenter
 from semaug.oracles.protocols import Image
-from semaug.oracles.routing import Granularity, QualityRouting, routing_policy
+from semaug.oracles.routing import ScoredRouting, TableRouting
+from semaug.quality_policy.policies import Granularity, RoutingPolicy, make_policy
+from semaug.quality_policy.scoring import Scoring
+from semaug.quality_policy.table import QualityTable
 
 SALIENCY, GRABCUT = OracleSpec("saliency"), OracleSpec("grabcut")
 
@@ -83,7 +86,7 @@ class ExtractionWork:
     source: ImageSource
     detector: OracleSpec
     segmenter: OracleSpec
-    policy: Policy
+    routing: Routing
     eager: tuple[str, ...]
     batch_size: int
     max_boxes: int | None
@@ -92,11 +95,13 @@ class ExtractionWork:
         """Load the models that every image needs; the others wait for their first use."""
         detector = DeferredDetector(lambda: open_detector(self.detector), self.detector.name)
         segmenter = DeferredSegmenter(lambda: open_segmenter(self.segmenter), self.segmenter.name)
+        if isinstance(self.routing, ScoredRouting):
+            self.routing.warm_up()
         if "detector" in self.eager:
             detector.open()
         if "segmenter" in self.eager:
             segmenter.open()
-        oracle = AdaptiveOracle(detector, segmenter, self.policy, max_boxes=self.max_boxes)
+        oracle = AdaptiveOracle(detector, segmenter, self.routing, max_boxes=self.max_boxes)
         return GuidanceRunner(self.source, oracle, self.batch_size, (detector, segmenter))
 
 
@@ -115,7 +120,9 @@ def extract_guidance(
     detector: OracleSpec = SALIENCY,
     segmenter: OracleSpec = GRABCUT,
     granularity: Granularity = "auto",
-    routing: QualityRouting | None = None,
+    policy: RoutingPolicy | None = None,
+    quality: QualityTable | None = None,
+    scoring: Scoring | None = None,
     max_boxes: int | None = None,
     batch_size: int = 16,
     workers: int = 1,
@@ -126,29 +133,45 @@ def extract_guidance(
 ) -> ArtifactSummary:
     """Write a ``guidance`` artifact of every image of ``source`` (SDI, spec S1.2 and S1.3).
 
-    ``granularity`` other than ``auto`` sends every image one way; ``auto`` routes by ``routing`` (by default the soft
-    policy on scores computed on the fly). Rerunning resumes. Memory does not grow with the number of images.
+    ``granularity`` other than ``auto`` sends every image one way; ``auto`` routes by ``policy`` (by default the
+    soft one, drawn with ``seed``) on the scores of ``quality``, or on scores computed on the fly by ``scoring``.
+    Rerunning resumes. Memory does not grow with the number of images.
+
     Raises ``InvalidOption``, ``MissingWeights``, ``MissingDependency`` and ``OracleError`` for the oracles,
-    ``ArtifactMismatch`` where ``out`` was made otherwise.
+    ``ArtifactError`` for scores of other images, ``ArtifactMismatch`` where ``out`` was made otherwise.
     """
     if batch_size < 1 or (max_boxes is not None and max_boxes < 1):
         raise InvalidOption(f"batch_size={batch_size} and max_boxes={max_boxes}: give at least 1")
-    policy = FixedScale(granularity) if granularity != "auto" else routing_policy(routing, seed)
-    work = ExtractionWork(source, detector, segmenter, policy, _EAGER[granularity], batch_size, max_boxes)
     config: dict[str, Any] = {"granularity": granularity, "max_boxes": max_boxes}
+    inputs = {"source": source.fingerprint}
+    routing: Routing
+    if granularity != "auto":
+        routing = FixedScale(granularity)
+    else:
+        policy = policy or make_policy("soft", seed=seed)
+        scoring = scoring or (quality.scoring if quality is not None else Scoring())
+        routing = _routing(source, policy, quality, scoring)
+        config["routing"] = {**policy.identity(), "scoring": scoring.identity()}
+        inputs |= {"quality": quality.digest} if quality is not None else {}
+    work = ExtractionWork(source, detector, segmenter, routing, _EAGER[granularity], batch_size, max_boxes)
     if granularity != "pixel":
         config["detector"] = detector.identity()
     if granularity != "object":
         config["segmenter"] = segmenter.identity()
-    inputs = {"source": source.fingerprint}
-    if isinstance(policy, QualityRouting):
-        config["routing"] = policy.identity()
-        inputs |= policy.inputs()
     manifest = Manifest(
         kind="guidance", items=len(source), shard_size=shard_size, seed=seed, config=config, inputs=inputs,
         info={"spec": source.spec, "detector": str(detector), "segmenter": str(segmenter)},
     )  # fmt: skip
     return write_guidance(manifest, work, out, "guide", workers, overwrite, on_progress)
+
+
+def _routing(
+    source: ImageSource, policy: RoutingPolicy, quality: QualityTable | None, scoring: Scoring
+) -> ScoredRouting | TableRouting:
+    if quality is None:
+        return ScoredRouting(policy, scoring)
+    quality.require_source(source.fingerprint)
+    return TableRouting.of(quality.rescored(scoring), policy)
 
 
 def write_guidance(
@@ -195,7 +218,7 @@ def report_guidance(path: str | os.PathLike[str]) -> GuidanceReport:
         images += marker.items
         boxes += int(_last(columns["boxes_offsets"]))
         masks += int(_last(columns["mask_row_offsets"]))
-    counts = dict(zip(SCALES, scales.tolist(), strict=True))
+    counts = {str(name): int(n) for name, n in zip(SCALES, scales, strict=True)}
     return GuidanceReport(images, counts, fallback, boxes, masks, len(artifact.skipped))
 
 

@@ -75,9 +75,9 @@ class GrabCutSegmenter:
         if min(object_seed, trimap.size - object_seed) < _MIN_SAMPLES:
             return np.zeros(trimap.shape, bool)
         cv2.setRNGSeed(_SEED)  # the colour models start from k-means, which draws from OpenCV's global stream
-        models = np.zeros((1, 65)), np.zeros((1, 65))
+        background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
         bgr = np.ascontiguousarray(image[..., ::-1])
-        cv2.grabCut(bgr, trimap, None, *models, self._iterations, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(bgr, trimap, (0, 0, 1, 1), background, foreground, self._iterations, cv2.GC_INIT_WITH_MASK)
         return np.asarray((trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD))
 
 

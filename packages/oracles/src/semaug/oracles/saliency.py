@@ -91,10 +91,9 @@ def saliency_map(image: Image, side: int = 200, passes: int = 3) -> NDArray[np.f
 
     ``passes`` is the number of raster scans (the paper's K = 3).
     """
-    lab = cv2.cvtColor(_shrink(image, side), cv2.COLOR_RGB2LAB)
+    lab = np.asarray(cv2.cvtColor(_shrink(image, side), cv2.COLOR_RGB2LAB), np.uint8)
     barrier = sum(barrier_distance(np.ascontiguousarray(lab[..., c]), passes) for c in range(3))
-    combined = _to_unit(np.asarray(barrier)) + border_contrast(lab)
-    return _to_unit(combined)
+    return _to_unit(np.add(_to_unit(np.asarray(barrier)), border_contrast(lab)))
 
 
 def _shrink(image: Image, side: int) -> Image:
@@ -125,7 +124,7 @@ class SaliencyDetector:
     """
 
     def __init__(self, side: int = 200, passes: int = 3, max_boxes: int = 5, min_area: float = 0.01) -> None:
-        """``side``: longest side worked at, pixels; ``min_area``: share of the image below which a region is dropped."""
+        """``side``: longest side worked at, pixels; ``min_area``: share of the image that a region must have."""
         if side < 8 or passes < 1 or max_boxes < 1 or not 0 <= min_area < 1:
             raise InvalidOption(
                 f"saliency with side={side}, passes={passes}, max_boxes={max_boxes}, min_area={min_area}: "
@@ -140,11 +139,12 @@ class SaliencyDetector:
 
     def _detect_one(self, image: Image) -> Boxes:
         saliency = saliency_map(image, self._side, self._passes)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(otsu_mask(saliency).astype(np.uint8), None, None, 8)
+        regions = otsu_mask(saliency).astype(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(regions, connectivity=8)
         if count < 2:
             return NO_BOXES
-        mass = np.bincount(labels.ravel(), weights=saliency.ravel(), minlength=count)[1:]
-        stats = stats[1:].astype(np.float32)
+        mass = np.bincount(np.asarray(labels).ravel(), weights=saliency.ravel(), minlength=count)[1:]
+        stats = np.asarray(stats[1:], np.float32)
         kept = [i for i in np.argsort(-mass, kind="stable") if stats[i, 4] >= self._min_area * saliency.size]
         kept = kept[: self._max_boxes]
         corners = np.concatenate([stats[kept, :2], stats[kept, :2] + stats[kept, 2:4]], axis=1)

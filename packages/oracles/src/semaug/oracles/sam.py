@@ -66,7 +66,8 @@ class SamSegmenter:
         inputs = [torch.as_tensor(resize.apply_image(images[i]), device=self._device).permute(2, 0, 1) for i in chosen]
         embeddings = self._model.image_encoder(torch.stack([self._model.preprocess(x) for x in inputs]))
         prompts = [
-            resize.apply_boxes_torch(torch.as_tensor(boxes[i], device=self._device), images[i].shape[:2]) for i in chosen
+            resize.apply_boxes_torch(torch.as_tensor(boxes[i], device=self._device), images[i].shape[:2])
+            for i in chosen
         ]
         owners = torch.cat([torch.full((len(p),), j, device=self._device) for j, p in enumerate(prompts)])
         low = self._decode(embeddings, torch.cat(prompts), owners)

@@ -46,7 +46,9 @@ class SamHfSegmenter:
 
         inputs = self._processor(images=image, return_tensors="pt", **prompts)
         sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
-        tensors = {k: v.to(self._device, torch.float32 if v.is_floating_point() else v.dtype) for k, v in inputs.items()}
+        tensors = {
+            k: v.to(self._device, torch.float32 if v.is_floating_point() else v.dtype) for k, v in inputs.items()
+        }
         with torch.inference_mode():
             out = self._model(**tensors, multimask_output=False)
         masks = self._processor.image_processor.post_process_masks(out.pred_masks.cpu(), *(s.tolist() for s in sizes))

@@ -25,7 +25,13 @@ _QUIET = {
     "YOLO_VERBOSE": "false",
     "ULTRALYTICS_SAFE_LOAD": "true",
 }
-_SET_BY_IMPORT = ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "TORCH_CPP_LOG_LEVEL", "TF_CPP_MIN_LOG_LEVEL", "KINETO_LOG_LEVEL")
+_SET_BY_IMPORT = (
+    "OMP_NUM_THREADS",
+    "NUMEXPR_MAX_THREADS",
+    "TORCH_CPP_LOG_LEVEL",
+    "TF_CPP_MIN_LOG_LEVEL",
+    "KINETO_LOG_LEVEL",
+)
 
 
 class YoloDetector:
@@ -76,8 +82,10 @@ def open_yolo(
     _require_file(weights)
     yolo = import_yolo()
     try:
-        network = _from_safetensors(yolo, weights, model) if weights.suffix == ".safetensors" else yolo(
-            str(weights), task="detect", verbose=False
+        network = (
+            _from_safetensors(yolo, weights, model)
+            if weights.suffix == ".safetensors"
+            else yolo(str(weights), task="detect", verbose=False)
         )
     except (InvalidOption, MissingWeights):
         raise
@@ -115,17 +123,17 @@ def _untouched_process() -> Iterator[None]:
     os.environ.setdefault("YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / f"semaug-ultralytics-{os.getuid()}"))
     Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
     kept = {name: os.environ.get(name) for name in _SET_BY_IMPORT}
-    threads, printing = cv2.getNumThreads(), np.get_printoptions()
+    threads, line_width = cv2.getNumThreads(), np.get_printoptions()["linewidth"]
     try:
         yield
     finally:
-        for name, value in kept.items():
-            if value is None:
+        for name, before in kept.items():
+            if before is None:
                 os.environ.pop(name, None)
             else:
-                os.environ[name] = value
+                os.environ[name] = before
         cv2.setNumThreads(threads)
-        np.set_printoptions(**{k: v for k, v in printing.items() if k != "override_repr"})
+        np.set_printoptions(linewidth=line_width)
 
 
 def _require_file(path: Path) -> None:
@@ -138,7 +146,9 @@ def _require_file(path: Path) -> None:
 
 def _from_safetensors(yolo: Any, weights: Path, model: Path | None) -> Any:
     if model is None:
-        raise InvalidOption(f"{weights} holds tensors only; name the model's yaml with --detector-option model=yolov8n.yaml")
+        raise InvalidOption(
+            f"{weights} holds tensors only; name the model's yaml with --detector-option model=yolov8n.yaml"
+        )
     from safetensors.torch import load_file
 
     network = yolo(str(model), task="detect", verbose=False)

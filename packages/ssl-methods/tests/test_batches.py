@@ -43,7 +43,7 @@ def test_too_large_a_batch_names_both_numbers():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_views_are_those_of_the_steps_epoch(workers):
     # The source keeps its epoch in shared memory: two workers in different epochs must not disturb each other.
-    pairs = StripedPairs(10)
+    pairs = StripedPairs(10, lag=0.05)
     order = BatchOrder(items=10, batch_size=4, seed=0)
     loader = run_loader(pairs, RunSampler(order, 1, 8), workers=workers, pin_memory=False)
     for step, (first, second, index) in enumerate(loader, start=1):

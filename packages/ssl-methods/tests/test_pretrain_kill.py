@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import signal
 import time
@@ -23,7 +22,7 @@ def kill_during(folder, delay, workers, after):
     while not (folder / after).exists() and process.is_alive():
         time.sleep(0.005)
     time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     return process.exitcode == -signal.SIGKILL and not (folder / "encoder.json").exists()
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from semaug.artifacts.draws import draw_key, generator, uniforms
 from semaug.artifacts.schemas import EncoderCard
@@ -23,12 +23,13 @@ from semaug.ssl_methods.optimizers import OptimizerSettings
 class StripedPairs(Dataset):
     """Images of stripes, ``classes`` orientations; a view is the image shifted, with a gain, an offset and noise.
 
-    Views are float32 (3, size, size); they depend on the seed, the epoch, the index and the view alone. The epoch
-    lives in shared memory, as that of the real pair sources does.
+    ``lag`` is the time in seconds that the first of several workers takes longer for an image, so that they drift
+    apart. Views are float32 (3, size, size); they depend on the seed, the epoch, the index and the view alone. The
+    epoch lives in shared memory, as that of the real pair sources does.
     """
 
-    def __init__(self, items: int = 64, size: int = 16, classes: int = 4, seed: int = 0) -> None:
-        self.items, self.size, self.classes, self.seed = items, size, classes, seed
+    def __init__(self, items: int = 64, size: int = 16, classes: int = 4, seed: int = 0, lag: float = 0) -> None:
+        self.items, self.size, self.classes, self.seed, self.lag = items, size, classes, seed, lag
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
@@ -43,6 +44,9 @@ class StripedPairs(Dataset):
         return index % self.classes
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        worker = get_worker_info()
+        if worker is not None and worker.id == 0:
+            time.sleep(self.lag)
         epoch = int(self._epoch)
         return self.view(index, epoch, 0), self.view(index, epoch, 1), index
 

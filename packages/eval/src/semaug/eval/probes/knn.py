@@ -27,7 +27,7 @@ HEADLINE_K = 20
 HEADLINE_TEMPERATURE = 0.07
 LEAKAGE_SIMILARITY = 1 - 1e-5
 LEAKAGE_SHARE = 0.01
-QUERY_CHUNK, BANK_CHUNK = 64, 65536
+QUERY_CHUNK, BANK_CHUNK = 256, 65536
 _SELECTION_LIMIT = 5000
 
 
@@ -36,7 +36,7 @@ class KnnSettings:
     """Lists to evaluate and the memory to use.
 
     The headline setting (k = 20, T = 0.07) is always part of the lists. Similarities are held for ``query_chunk``
-    by ``bank_chunk`` pairs at a time: 17 MB as set, which a CPU's caches hold while the largest are sought. Give a GPU
+    by ``bank_chunk`` pairs at a time: 67 MB as set. Give a GPU
     a ``query_chunk`` of thousands.
     """
 

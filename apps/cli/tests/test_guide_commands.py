@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semaug.artifacts.sources import open_source
 from semaug.cli import main as entry
 from semaug.cli.main import COMMANDS
+from semaug.quality_policy.table import score_source
 
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -66,9 +68,8 @@ def test_quality_routes_and_another_policy_is_refused_by_name(
 ) -> None:
     Image.new("RGB", (20, 20), (90, 90, 90)).save(photos / "small.png")
     quality, guidance = str(tmp_path / "q.zarr"), str(tmp_path / "g.zarr")
-    assert run(["quality", "score", str(photos), "--out", quality], monkeypatch) == 0
+    score_source(open_source(str(photos)), quality)
     extract = ["guide", "extract", str(photos), "--out", guidance, "--quality", quality, "--policy"]
-    capsys.readouterr()
     assert run([*extract, "threshold", "--json"], monkeypatch) == 0
     result = json.loads(capsys.readouterr().out)
     assert sum(result["routing"].values()) == 5

@@ -16,7 +16,7 @@ from semaug.studies.runner import Outcome
 if TYPE_CHECKING:
     from PIL import Image
 
-    from semaug.eval.report import Block, Provenance, Section
+    from semaug.eval.report import Block, Cell, Provenance, Section
 
 LINEAR, KNN, KNN_PROJECTOR = "linear/top1", "knn/backbone/top1", "knn/projector/top1"
 CONTROLS = ("standard", "random_box")
@@ -51,8 +51,8 @@ def write_quickstart_report(
     report = Report(title, verdict, tuple(sections), _provenance(guided, plan), subtitle, tuple(highlights))
     page = write_report(out / "report.html", report)
     say(verdict.replace("**", ""))
-    means = [{name: score.mean(metric) for name, score in finished.items()} for metric in (LINEAR, KNN)]
-    return QuickstartResult(page, *means, failed)
+    linear, knn = ({name: score.mean(metric) for name, score in finished.items()} for metric in (LINEAR, KNN))
+    return QuickstartResult(page, linear, knn, failed)
 
 
 def _result_section(scores: Mapping[str, Compared], out: Path, plan: QuickstartPlan) -> Section:
@@ -116,7 +116,7 @@ def _views_section(guided: Guided, plan: QuickstartPlan) -> Section:
     )
     text = (
         "A positive pair is two views of one image. Standard crops often hold nothing but background; guided crops are "
-        "taken around what an oracle found. Flips, colours and blurs of an image are the same in every variant, so that "
+        "taken around what an oracle found. Flips, colours and blurs of an image are the same in every variant: "
         "only the crops differ."
     )
     return Section("What the encoder sees", (Paragraph(text), sheet))
@@ -147,9 +147,7 @@ def view_columns(
                 Image.fromarray(view_pixels(v, pairs)).resize((84, 84), Image.Resampling.BICUBIC)
                 for v in (view_1, view_2)
             ]
-    keys = {item: guided.images.key(item) for item in cells}
-    rows = [(guided.guidance.rows[keys[i]].scale, tuple(images)) for i, images in cells.items()]
-    return tuple(columns), rows
+    return tuple(columns), [(str(_route(guided, item)), tuple(images)) for item, images in cells.items()]
 
 
 def _sheet_items(guided: Guided) -> list[int]:
@@ -172,10 +170,8 @@ def _guidance_section(guided: Guided, plan: QuickstartPlan) -> Section:
 
     recall = ", ".join(f"{name} **{value:.2f}**" for name, value in guided.recall.items())
     text = f"Recall of the true boxes at IoU 0.5: {recall}. Guidance without learned weights is weak guidance."
-    columns = (
-        Column("crops"), Column("keep half the object", unit="%", scale=100), Column("filled 30% by it", unit="%", scale=100),
-        Column("both views the same object", unit="%", scale=100), Column("area of the image", unit="%", scale=100),
-    )  # fmt: skip
+    shares = ("keep half the object", "filled 30% by it", "both views keep the same object", "area of the image")
+    columns = (Column("crops"), *(Column(name, unit="%", scale=100) for name in shares))
     rows = tuple((name, r.keeps, r.filled, r.same, r.area) for name, r in guided.retention.items())
     note = f"Share of views (of pairs in the third column). p_guided = {plan.p_guided}."
     table = Table("Retention: what crops keep of the true objects", columns, rows, note)
@@ -192,7 +188,7 @@ def _quality_table(quantiles: Mapping[str, Mapping[str, float]]) -> Block:
 
     names = list(next(iter(quantiles.values())))
     columns = (Column("score"), *(Column(name, digits=2) for name in names))
-    rows = tuple((score, *values.values()) for score, values in quantiles.items())
+    rows: tuple[tuple[Cell, ...], ...] = tuple((score, *values.values()) for score, values in quantiles.items())
     return Table("Quantiles of the quality score and its parts", columns, rows)
 
 

@@ -202,21 +202,31 @@ def guided_crop(key, box, runs, mask_size, width, height, rule):
 
 
 @njit(**_OPTIONS)
+def _area(boxes, i):
+    return (boxes[i, 2] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 1])
+
+
+@njit(**_OPTIONS)
 def choose_object(number, boxes, select, small):
     """Index of the object that ``number`` in [0, 1) draws; -1 stands for the union of all."""
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    if select == 1.0:
-        return int(np.argmax(areas))
     if select == 2.0:
         return -1
-    floor = small if select == 0.0 and areas.max() >= small else 0.0
-    wanted = int(number * np.sum(areas >= floor))
-    for i in range(areas.size):
-        if areas[i] >= floor:
+    largest, count = 0, 0
+    for i in range(boxes.shape[0]):
+        if _area(boxes, i) > _area(boxes, largest):
+            largest = i
+        count += _area(boxes, i) >= small
+    if select == 1.0:
+        return largest
+    if select == 3.0 or count == 0:
+        return int(number * boxes.shape[0])
+    wanted = int(number * count)
+    for i in range(boxes.shape[0]):
+        if _area(boxes, i) >= small:
             if wanted == 0:
                 return i
             wanted -= 1
-    return 0
+    return largest
 
 
 @njit(**_OPTIONS)

@@ -42,7 +42,7 @@ def _rectangle(
 ) -> None:
     x0, y0 = max(0.0, min(corners[0], size[0] - 2)), max(0.0, min(corners[1], size[1] - 2))
     x1, y1 = max(x0 + 1, min(corners[2], size[0]) - 1), max(y0 + 1, min(corners[3], size[1]) - 1)
-    pen.rectangle([x0, y0, x1, y1], outline=(0, 0, 0), width=4)
+    pen.rectangle([x0, y0, x1, y1], outline=(0, 0, 0), width=3)
     pen.rectangle([x0, y0, x1, y1], outline=colour, width=2)
 
 

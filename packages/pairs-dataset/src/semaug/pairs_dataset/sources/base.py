@@ -101,6 +101,7 @@ class PairSource(Dataset[Pair]):
         self._shares = np.zeros(2)
         self._norm = normalisation(views.mean, views.std)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._epoch_now = self._epoch.numpy()  # the same memory, quicker to read
         self._local = threading.local()
 
     def __len__(self) -> int:
@@ -113,7 +114,7 @@ class PairSource(Dataset[Pair]):
     @property
     def epoch(self) -> int:
         """The epoch whose views are drawn."""
-        return int(self._epoch[0])
+        return int(self._epoch_now[0])
 
     def inputs(self) -> dict[str, str]:
         """Fingerprints of what the pairs are made from, by role."""
@@ -163,7 +164,7 @@ class PairSource(Dataset[Pair]):
         return index
 
     def _keys(self, purpose: str, key: str, copy: int) -> NDArray[np.uint64]:
-        epoch = int(self._epoch[0])
+        epoch = int(self._epoch_now[0])
         views = [draw_key(self.seed, purpose, epoch, key, copy, v) for v in (0, 1)]
         return np.array(views, np.uint64)
 
@@ -188,7 +189,7 @@ class PairSource(Dataset[Pair]):
         return cast("NDArray[np.float32]", found)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_local"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_local", "_epoch_now")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _local=threading.local())
+        self.__dict__.update(state, _local=threading.local(), _epoch_now=state["_epoch"].numpy())

@@ -68,7 +68,8 @@ class GuidedPairs(PairSource):
     def _object_keys(self, key: str, copy: int) -> NDArray[np.uint64]:
         if self.box_scope == "view":
             return self._keys("object", key, copy)
-        return np.full(2, draw_key(self.seed, "object", int(self._epoch[0]), key, copy), np.uint64)
+        one = draw_key(self.seed, "object", self.epoch, key, copy)
+        return np.array([one, one], np.uint64)
 
     def _render(
         self, position: int, image: NDArray[np.uint8], plan: Plan, keys: NDArray[np.uint64], out: NDArray[np.float32]

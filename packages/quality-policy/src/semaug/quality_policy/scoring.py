@@ -138,6 +138,8 @@ class Scoring:
 
     def components(self, raw: RawStatistics) -> Components:
         """R, C, D and Q. Raises ``InvalidOption`` where a ``dataset`` range is not fitted yet."""
+        if not len(raw):
+            return Components(*(np.zeros(0) for _ in range(4)))
         missing = [name for name in self.fitted_names if name not in self.ranges]
         if missing:
             raise InvalidOption(f"the dataset normaliser of {missing[0]} is not fitted; score the whole set first")

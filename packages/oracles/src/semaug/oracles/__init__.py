@@ -1,0 +1,1 @@
+"""Detectors and segmenters that turn images into class-agnostic guidance."""

@@ -142,36 +142,43 @@ def extract_guidance(
     """
     if batch_size < 1 or (max_boxes is not None and max_boxes < 1):
         raise InvalidOption(f"batch_size={batch_size} and max_boxes={max_boxes}: give at least 1")
-    config: dict[str, Any] = {"granularity": granularity, "max_boxes": max_boxes}
-    inputs = {"source": source.fingerprint}
-    routing: Routing
-    if granularity != "auto":
-        routing = FixedScale(granularity)
-    else:
-        policy = policy or make_policy("soft", seed=seed)
-        scoring = scoring or (quality.scoring if quality is not None else Scoring())
-        routing = _routing(source, policy, quality, scoring)
-        config["routing"] = {**policy.identity(), "scoring": scoring.identity()}
-        inputs |= {"quality": quality.digest} if quality is not None else {}
-    work = ExtractionWork(source, detector, segmenter, routing, _EAGER[granularity], batch_size, max_boxes)
+    routing, config, inputs = _routing(source, granularity, policy or make_policy("soft", seed=seed), quality, scoring)
+    config["max_boxes"] = max_boxes
     if granularity != "pixel":
         config["detector"] = detector.identity()
     if granularity != "object":
         config["segmenter"] = segmenter.identity()
+    info = {"spec": source.spec, "detector": str(detector), "segmenter": str(segmenter)}
     manifest = Manifest(
-        kind="guidance", items=len(source), shard_size=shard_size, seed=seed, config=config, inputs=inputs,
-        info={"spec": source.spec, "detector": str(detector), "segmenter": str(segmenter)},
-    )  # fmt: skip
+        kind="guidance",
+        items=len(source),
+        shard_size=shard_size,
+        seed=seed,
+        config=config,
+        inputs={"source": source.fingerprint, **inputs},
+        info=info,
+    )
+    work = ExtractionWork(source, detector, segmenter, routing, _EAGER[granularity], batch_size, max_boxes)
     return write_guidance(manifest, work, out, "guide", workers, overwrite, on_progress)
 
 
 def _routing(
-    source: ImageSource, policy: RoutingPolicy, quality: QualityTable | None, scoring: Scoring
-) -> ScoredRouting | TableRouting:
+    source: ImageSource,
+    granularity: Granularity,
+    policy: RoutingPolicy,
+    quality: QualityTable | None,
+    scoring: Scoring | None,
+) -> tuple[Routing, dict[str, Any], dict[str, str]]:
+    """The routing, and what of it belongs into the manifest's config and inputs."""
+    config: dict[str, Any] = {"granularity": granularity}
+    if granularity != "auto":
+        return FixedScale(granularity), config, {}
+    scoring = scoring or (quality.scoring if quality is not None else Scoring())
+    config["routing"] = {**policy.identity(), "scoring": scoring.identity()}
     if quality is None:
-        return ScoredRouting(policy, scoring)
+        return ScoredRouting(policy, scoring), config, {}
     quality.require_source(source.fingerprint)
-    return TableRouting.of(quality.rescored(scoring), policy)
+    return TableRouting.of(quality.rescored(scoring), policy), config, {"quality": quality.digest}
 
 
 def write_guidance(

@@ -219,12 +219,18 @@ def _all(loader) -> list[torch.Tensor]:
     return [torch.cat(parts) for parts in zip(*[(a, b, i.float()) for a, b, i in loader], strict=True)]
 
 
-@pytest.mark.parametrize(("context", "collate"), [("fork", collate_pairs), ("spawn", None)])
-def test_workers_give_the_same_views_and_see_the_epoch(context, collate) -> None:
+@pytest.mark.parametrize(("context", "workers", "collate"), [("fork", 2, collate_pairs), ("spawn", 1, None)])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 warns of any fork
+def test_workers_give_the_same_views_and_see_the_epoch(context, workers, collate) -> None:
     source = open_source("scenes:train?items=12")
     pairs = make_pairs("standard", source, size=16)
     loader = DataLoader(
-        pairs, batch_size=5, num_workers=2, multiprocessing_context=context, persistent_workers=True, collate_fn=collate
+        pairs,
+        batch_size=5,
+        num_workers=workers,
+        multiprocessing_context=context,
+        persistent_workers=True,
+        collate_fn=collate,
     )
     for epoch in (0, 1):
         pairs.set_epoch(epoch)

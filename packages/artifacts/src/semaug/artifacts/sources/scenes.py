@@ -1,9 +1,9 @@
 """The generated ``scenes:`` set: small textured shapes on cluttered backgrounds, with their true boxes and masks.
 
-A stand-in for photographs that needs no download. The class is the shape and nothing else: colours, textures, places,
-backgrounds and clutter are drawn without looking at it. Three looks make the quality score (spec S1.1) vary enough for
-every route of the default policy: *crisp* (larger, sharp, grainy), *soft* (out of focus) and *hazy* (small, out of
-focus, of low contrast). Every image is a pure function of (seed, split, index).
+A stand-in for photographs that needs no download. A class has its own shape and surface pattern, and nothing else:
+colours, sizes, places, backgrounds and clutter are drawn without looking at it. Three looks make the quality score
+(spec S1.1) vary enough for every route of the default policy: *crisp* (larger, sharp, grainy), *soft* (out of focus)
+and *hazy* (small, out of focus, of low contrast). Every image is a pure function of (seed, split, index).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from semaug.artifacts.masks import encode_mask
 from semaug.artifacts.schemas import Guidance
 from semaug.artifacts.sources.base import Source, content_hash
 from semaug.artifacts.sources.shapes import OUTLINES
+from semaug.artifacts.sources.textures import TEXTURES, Grid
 
 VERSION = 1
 """Raised whenever the pixels of some scene change."""
@@ -32,16 +33,17 @@ LOOKS: tuple[Look, ...] = ("crisp", "soft", "hazy")
 LOOK_SHARES = (0.45, 0.35, 0.20)
 SIDES: dict[Look, tuple[int, int]] = {"crisp": (120, 176), "soft": (104, 160), "hazy": (96, 108)}
 """The range of the shorter side, in pixels."""
-AREA_SHARES = (0.04, 0.18)
+AREA_SHARES = (0.06, 0.24)
 """The object's share of the image area."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScenePlan:
-    """What one scene shows: its size in pixels, its look, and the object's outline (n, 2) in pixels."""
+    """What one scene shows: its size in pixels, its class and look, and the object's outline (n, 2) in pixels."""
 
     height: int
     width: int
+    name: str
     look: Look
     outline: NDArray[np.float64]
 
@@ -91,8 +93,8 @@ class ScenesSource(Source):
         rng = generator(self.seed, "scenes-plan", key=self.key(index))
         look = LOOKS[int(np.searchsorted(np.cumsum(LOOK_SHARES[:-1]), rng.random(), side="right"))]
         height, width = _draw_size(rng, *SIDES[look])
-        outline = _place(rng, OUTLINES[self.class_names[self.label(index)]], height, width)
-        return ScenePlan(height, width, look, outline)
+        name = self.class_names[self.label(index)]
+        return ScenePlan(height, width, name, look, _place(rng, OUTLINES[name], height, width))
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return render(self.plan(index), generator(self.seed, "scenes-pixels", key=self.key(index)))
@@ -136,7 +138,7 @@ def render(plan: ScenePlan, rng: np.random.Generator) -> NDArray[np.uint8]:
     scene = _blotches(rng, size, ground, spread=70, cells=int(rng.integers(3, 7)))
     scene = Image.blend(scene, _blotches(rng, size, ground, spread=90, cells=int(rng.integers(14, 30))), 0.4)
     _clutter(rng, scene)
-    scene.paste(_texture(rng, size, _contrasting(rng, ground)), mask=plan.stencil())
+    scene.paste(_surface(rng, plan, _contrasting(rng, ground)), mask=plan.stencil())
     return _focus(rng, scene, plan.look)
 
 
@@ -153,16 +155,11 @@ def _contrasting(rng: np.random.Generator, ground: NDArray) -> NDArray:
     return colours[far[0] if len(far) else int(distance.argmax())]
 
 
-def _texture(rng: np.random.Generator, size: tuple[int, int], colour: NDArray) -> Image.Image:
-    kind = int(rng.integers(3))
-    if kind == 0:
-        return _blotches(rng, size, colour, spread=45, cells=int(rng.integers(10, 24)))
-    period, angle = rng.uniform(5, 12), rng.uniform(0, math.pi)
-    x, y = np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32)[:, None]
-    wave = np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period))
-    if kind == 2:
-        wave = wave * np.sin((y * math.cos(angle) - x * math.sin(angle)) * (2 * math.pi / period))
-    steps = np.where(wave > 0, 28, -28)[:, :, None]
+def _surface(rng: np.random.Generator, plan: ScenePlan, colour: NDArray) -> Image.Image:
+    """The class's pattern in two shades of a colour."""
+    field = TEXTURES[plan.name](Grid.draw(rng, plan.height, plan.width))
+    shade = rng.uniform(40, 70)
+    steps = np.where(field > 0, shade, -shade)[:, :, None]
     return Image.fromarray(np.clip(colour + steps, 0, 255).astype(np.uint8))
 
 

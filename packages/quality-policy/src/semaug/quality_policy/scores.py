@@ -6,9 +6,13 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from semaug.quality_policy.errors import InvalidImage
@@ -23,6 +27,10 @@ _BIAS = 1024
 _0, _1, _2, _3, _4, _8 = _uint64(0), _uint64(1), _uint64(2), _uint64(3), _uint64(4), _uint64(8)
 _BYTE, _LANE = _uint64(255), _uint64(16)
 _ONE = _uint32(1)
+_AHEAD = _uint64(2)
+"""Rows to ask memory for in advance."""
+_STRIDE = 272
+"""Cells from one histogram to the next: not a divisor of 4,096 bytes, at which distance a load waits for a store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,30 @@ class PixelSums:
     laplacian_sum: int
     laplacian_square_sum: int
     histogram: NDArray[np.int64]
+
+
+@intrinsic
+def _prefetch(typing_context: Any, values: Any, index: Any) -> Any:
+    """Ask for the cache line of ``values[index]``; the address is not read, so it may lie beyond the end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        i8, i32 = ir.IntType(8), ir.IntType(32)
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), i8.as_pointer())
+        hint = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32]), "llvm.prefetch.p0"
+        )
+        builder.call(hint, [place, i32(0), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(values, index), generate
+
+
+@njit(nogil=True, cache=True)
+def _prefetch_row(pixels: NDArray[np.uint8], start: np.uint64, n: np.uint64) -> None:
+    """Ask for n bytes of a row to come, so that memory works while the rows at hand are counted."""
+    for line in range(n // _uint64(64) + _1):
+        _prefetch(pixels, start + line * _uint64(64))
 
 
 # Rows are named by the offset of their first cell in one flat buffer, and indices are unsigned: slices would cost more
@@ -85,14 +117,14 @@ def _count_row(
     for i in range(whole):
         word = words[start + _2 * i]
         counts[word & _BYTE] += _ONE
-        counts[((word >> _LANE) & _BYTE) + _uint64(256)] += _ONE
-        counts[((word >> _uint64(32)) & _BYTE) + _uint64(512)] += _ONE
-        counts[(word >> _uint64(48)) + _uint64(768)] += _ONE
+        counts[((word >> _LANE) & _BYTE) + _uint64(1 * _STRIDE)] += _ONE
+        counts[((word >> _uint64(32)) & _BYTE) + _uint64(2 * _STRIDE)] += _ONE
+        counts[(word >> _uint64(48)) + _uint64(3 * _STRIDE)] += _ONE
         word = words[start + _2 * i + _1]
-        counts[(word & _BYTE) + _uint64(1024)] += _ONE
-        counts[((word >> _LANE) & _BYTE) + _uint64(1280)] += _ONE
-        counts[((word >> _uint64(32)) & _BYTE) + _uint64(1536)] += _ONE
-        counts[(word >> _uint64(48)) + _uint64(1792)] += _ONE
+        counts[(word & _BYTE) + _uint64(4 * _STRIDE)] += _ONE
+        counts[((word >> _LANE) & _BYTE) + _uint64(5 * _STRIDE)] += _ONE
+        counts[((word >> _uint64(32)) & _BYTE) + _uint64(6 * _STRIDE)] += _ONE
+        counts[(word >> _uint64(48)) + _uint64(7 * _STRIDE)] += _ONE
     for x in range(_8 * whole, n):
         counts[_uint64(cells[row + _PAD + x])] += _ONE
 
@@ -133,7 +165,7 @@ def _row_squares(
 
 @njit(nogil=True, cache=True)
 def _scan(pixels: NDArray[np.uint8], height: int, width: int) -> tuple[np.int64, np.int64, NDArray[np.uint32]]:
-    """One pass over flat RGB bytes: Laplacian sum, Laplacian square sum, eight histograms end to end (2048).
+    """One pass over flat RGB bytes: Laplacian sum, Laplacian square sum, eight histograms, ``_STRIDE`` apart.
 
     Three row buffers roll through the image, so grey is computed once and stays in the nearest cache.
     """
@@ -141,11 +173,12 @@ def _scan(pixels: NDArray[np.uint8], height: int, width: int) -> tuple[np.int64,
     span = (_PAD + n + _4) // _4 * _4
     cells = np.zeros(3 * span, np.uint16)
     words, pairs = cells.view(np.uint64), cells.view(np.int32)
-    counts = np.zeros(8 * 256, np.uint32)
+    counts = np.zeros(8 * _STRIDE, np.uint32)
     total, squares = _int64(0), _int64(0)
     for y in range(_uint64(height)):
         row, above, mid = (y % _3) * span, ((y + _2) % _3) * span, ((y + _1) % _3) * span
         _gray_row(pixels, _3 * n * y, cells, row, n)
+        _prefetch_row(pixels, _3 * n * (y + _AHEAD), _3 * n)
         _pad_row(cells, row, n)
         _count_row(words, cells, row, n, counts)
         total += _row_ends(cells, row, n)
@@ -195,7 +228,9 @@ def pixel_sums(image: NDArray[np.uint8]) -> PixelSums:
     """
     height, width = _checked(image)
     total, squares, counts = _scan(np.ascontiguousarray(image).reshape(-1), height, width)
-    return PixelSums(height, width, int(total), int(squares), counts.reshape(8, 256).sum(axis=0, dtype=np.int64))
+    return PixelSums(
+        height, width, int(total), int(squares), counts.reshape(8, _STRIDE)[:, :256].sum(axis=0, dtype=np.int64)
+    )
 
 
 def _checked(image: NDArray[np.uint8]) -> tuple[int, int]:
@@ -230,7 +265,7 @@ def _entropy(counts: NDArray[np.uint32], total: int) -> float:
     for value in range(256):
         count = 0
         for table in range(8):
-            count += counts[256 * table + value]
+            count += counts[_STRIDE * table + value]
         if count == total:
             return 0.0
         if count > 0:

@@ -75,7 +75,7 @@ def _prefetch(typing_context: Any, values: Any, index: Any) -> Any:
 def _prefetch_row(pixels: NDArray[np.uint8], start: np.uint64, n: np.uint64) -> None:
     """Ask for n bytes of a row to come, so that memory works while the rows at hand are counted."""
     for line in range(n // _uint64(64) + _1):
-        _prefetch(pixels, start + line * _uint64(64))
+        _prefetch(pixels, start + line * _uint64(64))  # type: ignore[call-arg]
 
 
 # Rows are named by the offset of their first cell in one flat buffer, and indices are unsigned: slices would cost more

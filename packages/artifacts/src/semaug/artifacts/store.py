@@ -268,6 +268,12 @@ def _create_or_match(path: Path, manifest: Manifest) -> Manifest:
         for leftover in (*path.glob("*.partial"), *path.glob("shards/*.partial"), *path.glob("ledger/*.partial")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     found = read_manifest(path)
+    if found.identity() != manifest.identity() and not any((path / "ledger").iterdir()):
+        with writing(path):  # a run that failed before its first shard holds nothing to protect
+            for unfinished in (path / "shards").iterdir():
+                shutil.rmtree(unfinished)
+        _write_manifest(path, manifest)
+        return manifest
     require_same(path, found.identity(), manifest.identity())
     return found
 

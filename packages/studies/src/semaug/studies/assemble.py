@@ -102,8 +102,10 @@ def pairs_of(plan: TrainingPlan) -> PairSource:
     """The pair source of a plan; raises what ``open_source`` and ``make_pairs`` raise."""
     from semaug.pairs_dataset import make_pairs
 
-    table = GuidanceTable.open(plan.guidance) if plan.guidance else None
     source = open_source(plan.images)
+    table = GuidanceTable.open(plan.guidance) if plan.guidance else None
+    if table is not None:
+        table.require_source(source.fingerprint)
     return make_pairs(plan.pairs, source, size=plan.size, seed=plan.seed, guidance=table, **plan.pair_options)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semaug.artifacts.files import write_atomic
+from semaug.artifacts.files import write_atomic, writing
 from semaug.artifacts.progress import OnProgress, ignore_progress
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def headline(rows: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_results(folder: Path, name: str, rows: Mapping[str, Any]) -> Path:
     """Write one protocol's results as JSON; returns the file."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     write_atomic(path, json.dumps(rows, indent=1).encode())
     return path

@@ -29,12 +29,12 @@ class QuickstartPlan:
 
     train_images: int = 2000
     test_images: int = 800
-    view_size: int = 28
-    steps: int = 220
+    view_size: int = 48
+    steps: int = 300
     batch_size: int = 128
     seeds: tuple[int, ...] = (0, 1, 2)
     p_guided: float = 0.7
-    lr: float = 0.06
+    lr: float = 0.12
     temperature: float = 0.2
     preset: str = "symmetric_weak"
 
@@ -167,8 +167,8 @@ def training_jobs(out: Path, plan: QuickstartPlan) -> list[TrainAndScore]:
         for name in VARIANTS:
             training = TrainingPlan(
                 train, pairs=name, guidance=guidance, pair_options=pair_options(name, plan),
-                backbone="small-cnn", size=plan.view_size, steps=plan.steps, batch_size=plan.batch_size,
-                temperature=plan.temperature, lr=plan.lr, warmup=plan.steps // 20, seed=seed,
+                backbone="small-cnn", size=plan.view_size, small_stem=False, steps=plan.steps,
+                batch_size=plan.batch_size, temperature=plan.temperature, lr=plan.lr, warmup=plan.steps // 20, seed=seed,
                 online_knn=OnlineKnn(train, test, max(1, plan.steps // 4), limit=800),
             )  # fmt: skip
             jobs.append(

@@ -1,4 +1,4 @@
-"""The generated ``scenes:`` set: small textured shapes on cluttered backgrounds, with their true boxes and masks.
+"""The generated ``scenes:`` set: textured shapes on cluttered backgrounds, with their true boxes and masks.
 
 A stand-in for photographs that needs no download. A class has its own shape and surface pattern, and nothing else:
 colours, sizes, places, backgrounds and clutter are drawn without looking at it. Three looks make the quality score
@@ -30,10 +30,10 @@ SPLITS = {"train": 2000, "test": 500}
 """Split to its default number of images."""
 Look = Literal["crisp", "soft", "hazy"]
 LOOKS: tuple[Look, ...] = ("crisp", "soft", "hazy")
-LOOK_SHARES = (0.45, 0.35, 0.20)
+LOOK_SHARES = (0.50, 0.33, 0.17)
 SIDES: dict[Look, tuple[int, int]] = {"crisp": (120, 176), "soft": (104, 160), "hazy": (96, 108)}
 """The range of the shorter side, in pixels."""
-AREA_SHARES = (0.06, 0.24)
+AREA_SHARES = (0.10, 0.34)
 """The object's share of the image area."""
 
 

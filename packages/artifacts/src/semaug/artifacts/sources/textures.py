@@ -44,15 +44,15 @@ def _dots(grid: Grid, period: float) -> Field:
 
 
 TEXTURES: dict[str, Callable[[Grid], Field]] = {
-    "arrow": lambda g: _waves(g.x, 16),
-    "crescent": lambda g: _waves(g.x, 7),
-    "cross": lambda g: _checks(g, 18),
-    "disc": lambda g: _checks(g, 8),
-    "heart": lambda g: np.maximum(_waves(g.x, 12), _waves(g.y, 12)) - np.float32(0.45),
-    "hourglass": lambda g: _dots(g, 12),
-    "ring": lambda g: _waves(g.x, 13) - np.float32(0.75),
+    "arrow": lambda g: _waves(g.x, 36),
+    "crescent": lambda g: _waves(g.x, 16),
+    "cross": lambda g: _checks(g, 42),
+    "disc": lambda g: _checks(g, 19),
+    "heart": lambda g: np.maximum(_waves(g.x, 27), _waves(g.y, 27)) - np.float32(0.45),
+    "hourglass": lambda g: _dots(g, 27),
+    "ring": lambda g: _waves(g.x, 30) - np.float32(0.75),
     "square": lambda g: np.ones_like(g.x),
-    "star": lambda g: _waves(g.x + 5 * _waves(g.y, 16), 11),
-    "triangle": lambda g: -_dots(g, 20),
+    "star": lambda g: _waves(g.x + 11 * _waves(g.y, 36), 25),
+    "triangle": lambda g: -_dots(g, 46),
 }
 """Class name to the field whose sign is the pattern: light where it is positive, dark elsewhere."""

@@ -59,7 +59,7 @@ def _check_shard(artifact: Artifact, marker: ShardMarker) -> list[str]:
             return [f"shard {marker.shard} does not match its digest; make the artifact again with --overwrite"]
     except (ArtifactError, FileNotFoundError, KeyError) as error:
         return [f"shard {marker.shard}: {error}"]
-    if "file" not in columns:
+    if "file_hash" not in columns:  # an index names files too, which are the user's own
         return []
     names, hashes = unpack_strings(columns, "file"), unpack_strings(columns, "file_hash")
     return [p for n, h in zip(names, hashes, strict=True) if (p := _check_file(artifact.path.parent / n, h))]

@@ -264,10 +264,10 @@ def _lines(result: Mapping[str, Any], indent: str = "") -> str:
 def finish(summary: ArtifactSummary) -> None:
     """Say what was left out, and end with exit code 3 when something was."""
     if summary.skipped:
-        first = summary.skipped[0]
+        count, first = len(summary.skipped), summary.skipped[0]
         note(
-            f"{len(summary.skipped)} inputs were skipped, listed in {summary.path / 'skipped.csv'} "
-            f"(the first: {first.key}: {first.reason})"
+            f"{count} {'input was' if count == 1 else 'inputs were'} skipped, listed in "
+            f"{summary.path / 'skipped.csv'} (the first: {first.key}: {first.reason})"
         )
         click.get_current_context().exit(SKIPPED_SOME)
 

@@ -84,7 +84,8 @@ def materialize_crops(
         kind="materialized", items=len(source), shard_size=shard_size, seed=seed,
         config={"margin": rule.margin, "select": rule.select, "small": rule.small, "mask_mode": mask_mode,
                 "annotate": annotate, "quality": quality is not None},
-        inputs={"source": source.fingerprint, "guidance": guidance.digest}, info={"spec": source.spec},
+        inputs={"source": source.fingerprint, "guidance": guidance.digest},
+        info={"spec": source.spec, "class_names": list(source.class_names)},
     )  # fmt: skip
     _prepare(out, overwrite)
     with ArtifactWriter.open(out / MATERIALIZED, manifest, overwrite=overwrite) as writer:
@@ -168,6 +169,7 @@ class _Rows:
     hashes: list[str] = field(default_factory=list)
     crops: list[tuple[int, int, int, int]] = field(default_factory=list)
     whole: list[bool] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
 
     def columns(self, quality: Mapping[str, QualityScore] | None) -> dict[str, NDArray]:
         scores = [quality.get(g.key) if quality else None for g in self.guidance]
@@ -177,6 +179,7 @@ class _Rows:
             **pack_strings("file_hash", self.hashes),
             "crop": np.array(self.crops, np.int32).reshape(-1, 4),
             "copied_whole": np.array(self.whole, bool),
+            "label": np.array(self.labels, np.int32),
             "quality": np.array(
                 [[getattr(s, n) if s else np.nan for n in _QUALITY] for s in scores], np.float32
             ).reshape(-1, len(_QUALITY)),
@@ -221,6 +224,8 @@ class _Cropper:
         rows.hashes.append(hashlib.blake2b(data, digest_size=16).hexdigest())
         rows.crops.append(crop)
         rows.whole.append(len(objects.boxes) == 0)
+        label = self._work.source.label(index)
+        rows.labels.append(-1 if label is None else label)
 
     def _crop(
         self, image: NDArray[np.uint8], key: str, objects: ObjectRows

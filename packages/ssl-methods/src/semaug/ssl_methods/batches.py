@@ -36,6 +36,8 @@ class BatchOrder:
     world: int = 1
 
     def __post_init__(self) -> None:
+        if self.items < 2:
+            raise InvalidOption(f"the data set has {self.items} items and a batch needs at least 2; give more images")
         if self.batch_size > self.items:
             raise InvalidOption(
                 f"a batch of {self.batch_size} is larger than the {self.items} items of the data set; "

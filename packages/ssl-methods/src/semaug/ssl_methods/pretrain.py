@@ -32,13 +32,16 @@ from semaug.ssl_methods.runs import METRICS, RunFolder
 from semaug.ssl_methods.schedules import WarmupCosine
 from semaug.ssl_methods.training import Training
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+"""Lightning's names of what a run computes in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """Where a run is computed: none of it enters the run's identity.
 
     ``device`` is cpu, cuda or auto; ``devices`` processes share every batch (DDP, also under torchrun);
-    ``precision`` is Lightning's (32-true, bf16-mixed, 16-mixed) and does enter the identity, since it shapes weights.
+    ``precision`` is one of ``PRECISIONS`` and does enter the identity, since it shapes weights.
     """
 
     device: str = "cpu"
@@ -53,6 +56,8 @@ class Hardware:
             raise InvalidOption(f"device {self.device!r} is not known; choose cpu, cuda or auto")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InvalidOption("device 'cuda' was asked for and none is visible; use --device cpu")
+        if self.precision not in PRECISIONS:
+            raise InvalidOption(f"precision {self.precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
         if self.workers < 0 or self.devices < 1:
             raise InvalidOption(f"{self.workers} workers on {self.devices} devices: give at least 0 and 1")
 

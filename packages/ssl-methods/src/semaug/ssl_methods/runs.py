@@ -139,6 +139,9 @@ def _create_or_match(path: Path, record: RunRecord, overwrite: bool) -> RunRecor
         found = RunRecord.model_validate_json((path / RECORD).read_bytes())
     except ValidationError as error:
         raise ArtifactError(f"{path / RECORD} is damaged: {error.errors()[0]['msg']}; use --overwrite") from error
+    if found.identity() != record.identity() and not any((path / n).exists() for n in (CHECKPOINT, ENCODER_WEIGHTS)):
+        write_atomic(path / RECORD, record.model_dump_json(indent=1).encode())  # it failed before its first checkpoint
+        return record
     require_same(path, found.identity(), record.identity())
     return found
 

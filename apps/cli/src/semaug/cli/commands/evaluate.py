@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from semaug.cli.console import VerbGroup, emit, json_option, note, pick_device, progress, settings
+from semaug.cli.console import SKIPPED_SOME, VerbGroup, emit, json_option, note, pick_device, progress, settings
 
 
 @click.group(cls=VerbGroup)
@@ -38,7 +38,7 @@ def knn(run: Path, bank: str, test: str, out: Path | None, seed: int, as_json: b
 
     features = _features(run, bank, test)
     result = run_knn(*features, exclude_self=exclude_self, device=pick_device(), seed=seed)
-    _report(run, out, "knn", result, as_json)
+    _report(run, out, "knn", result, features, as_json)
 
 
 @group.command("linear")
@@ -51,7 +51,7 @@ def linear(run: Path, bank: str, test: str, out: Path | None, seed: int, as_json
     features = _features(run, bank, test)
     with progress() as on_progress:
         result = run_linear(*features, solver=solver, device=pick_device(), seed=seed, on_progress=on_progress)
-    _report(run, out, "linear", result, as_json)
+    _report(run, out, "linear", result, features, as_json)
 
 
 @group.command("all")
@@ -68,6 +68,7 @@ def everything(run: Path, bank: str, test: str, out: Path | None, seed: int, as_
         )
     note(f"Report: {page}")
     emit({"report": str(page), **rows}, as_json, _table(headline(rows)))
+    _finish(out or run / "eval", features)
 
 
 def _features(run: Path, train: str, test: str) -> tuple[Any, Any]:
@@ -80,21 +81,33 @@ def _features(run: Path, train: str, test: str) -> tuple[Any, Any]:
             embed_run(run, s, device=pick_device(), workers=settings().workers, on_progress=on_progress)
             for s in sources
         ]
-    for features, source in zip(found, sources, strict=True):
-        if features.skipped:
-            first = features.skipped[0]
-            note(f"{len(features.skipped)} images of {source.spec} left out (the first: {first.key}: {first.reason})")
     return found[0], found[1]
 
 
-def _report(run: Path, out: Path | None, name: str, result: Any, as_json: bool) -> None:
+def _report(run: Path, out: Path | None, name: str, result: Any, features: Sequence[Any], as_json: bool) -> None:
     from semaug.studies.evaluation import headline, measures, write_results
 
-    rows = measures(result)
-    path = write_results(out or run / "eval", name, rows)
+    rows, folder = measures(result), out or run / "eval"
+    path = write_results(folder, name, rows)
     for warning in result.warnings:
         note(f"Note: {warning}")
     emit({"results": str(path), **rows}, as_json, _table(headline(rows)))
+    _finish(folder, features)
+
+
+def _finish(folder: Path, features: Sequence[Any]) -> None:
+    """List the images that could not be read; end with exit code 3 where there are any."""
+    from semaug.artifacts.store import write_skipped
+
+    skipped = list(dict.fromkeys(s for found in features for s in found.skipped))
+    write_skipped(folder / "skipped.csv", skipped)
+    if skipped:
+        count, first = len(skipped), skipped[0]
+        note(
+            f"{count} {'image was' if count == 1 else 'images were'} left out, listed in {folder / 'skipped.csv'} "
+            f"(the first: {first.key}: {first.reason})"
+        )
+        click.get_current_context().exit(SKIPPED_SOME)
 
 
 def _table(rows: dict[str, Any]) -> str:

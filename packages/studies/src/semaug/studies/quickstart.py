@@ -34,7 +34,7 @@ class QuickstartPlan:
     batch_size: int = 128
     seeds: tuple[int, ...] = (0, 1, 2)
     p_guided: float = 0.7
-    lr: float = 0.12
+    lr: float = 0.25
     temperature: float = 0.2
     preset: str = "symmetric_weak"
 

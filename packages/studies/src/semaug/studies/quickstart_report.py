@@ -142,9 +142,9 @@ def view_columns(
             view_1, view_2, index = pairs[item]
             pixels = guided.images.read(index)
             crops = pairs.plan(item, *pixels.shape[:2]).crops.tolist()
-            row.append(draw_guidance(pixels, table.get(pairs.source.key(index)), crops, side=150))
+            row.append(draw_guidance(pixels, table.get(pairs.source.key(index)), crops, side=112))
             row += [
-                Image.fromarray(view_pixels(v, pairs)).resize((84, 84), Image.Resampling.BICUBIC)
+                Image.fromarray(view_pixels(v, pairs)).resize((64, 64), Image.Resampling.BICUBIC)
                 for v in (view_1, view_2)
             ]
     return tuple(columns), [(str(_route(guided, item)), tuple(images)) for item, images in cells.items()]

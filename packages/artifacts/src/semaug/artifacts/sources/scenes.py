@@ -30,7 +30,7 @@ SPLITS = {"train": 2000, "test": 500}
 """Split to its default number of images."""
 Look = Literal["crisp", "soft", "hazy"]
 LOOKS: tuple[Look, ...] = ("crisp", "soft", "hazy")
-LOOK_SHARES = (0.50, 0.33, 0.17)
+LOOK_SHARES = (0.55, 0.35, 0.10)
 SIDES: dict[Look, tuple[int, int]] = {"crisp": (120, 176), "soft": (104, 160), "hazy": (96, 108)}
 """The range of the shorter side, in pixels."""
 AREA_SHARES = (0.10, 0.34)
@@ -158,7 +158,7 @@ def _contrasting(rng: np.random.Generator, ground: NDArray) -> NDArray:
 def _surface(rng: np.random.Generator, plan: ScenePlan, colour: NDArray) -> Image.Image:
     """The class's pattern in two shades of a colour."""
     field = TEXTURES[plan.name](Grid.draw(rng, plan.height, plan.width))
-    shade = rng.uniform(40, 70)
+    shade = rng.uniform(60, 90)
     steps = np.where(field > 0, shade, -shade)[:, :, None]
     return Image.fromarray(np.clip(colour + steps, 0, 255).astype(np.uint8))
 
@@ -166,10 +166,10 @@ def _surface(rng: np.random.Generator, plan: ScenePlan, colour: NDArray) -> Imag
 def _clutter(rng: np.random.Generator, scene: Image.Image) -> None:
     """Lines, irregular blobs and patches of noise; none of them is a class's shape."""
     draw, (width, height) = ImageDraw.Draw(scene), scene.size
-    for _ in range(int(rng.integers(4, 9))):
+    for _ in range(int(rng.integers(2, 5))):
         ends = (rng.random(4) * (width, height, width, height)).tolist()
         draw.line(ends, fill=_colour(rng), width=int(rng.integers(1, 4)))
-    for _ in range(int(rng.integers(4, 9))):
+    for _ in range(int(rng.integers(2, 5))):
         radii = rng.uniform(0.02, 0.07, 7) * min(scene.size)
         angles = np.sort(rng.uniform(0, 2 * math.pi, 7))
         centre = rng.random(2) * (width, height)
@@ -188,9 +188,9 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
 
 def _focus(rng: np.random.Generator, scene: Image.Image, look: Look) -> NDArray[np.uint8]:
     """Blur, contrast and grain of the look."""
-    grain = int(rng.integers(12, 22))
+    grain = int(rng.integers(6, 12))
     if look != "crisp":
-        scene = scene.filter(ImageFilter.GaussianBlur(rng.uniform(1.0, 2.2)))
+        scene = scene.filter(ImageFilter.GaussianBlur(rng.uniform(0.8, 1.6)))
         grain = 2
     if look == "hazy":
         contrast, grain = rng.uniform(0.11, 0.17), 0

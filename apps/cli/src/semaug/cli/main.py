@@ -17,7 +17,6 @@ COMMANDS = {
     "views": ("views:group", "Show the view pairs of a variant, or write guided crops to disk."),
     "pretrain": ("pretrain:group", "Train an encoder on positive pairs."),
     "eval": ("evaluate:group", "Evaluate an encoder: linear probe, kNN, everything."),
-    "study": ("study:group", "Compare variants like for like and write one report."),
 }
 """name -> (module:attribute below ``semaug.cli.commands``, short help)."""
 

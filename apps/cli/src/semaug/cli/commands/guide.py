@@ -180,7 +180,14 @@ def import_(annotations: Path, folder: str, out: Path, shard_size: int, overwrit
 
 @group.command()
 @click.argument("guidance", type=click.Path(exists=True, path_type=Path))
-@click.option("--format", "layout", type=click.Choice(["coco", "yolo"]), default="coco", show_default=True)
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["coco", "yolo"]),
+    default="coco",
+    show_default=True,
+    help="Of what is written.",
+)
 @out_option("the .json file (coco) or the folder of .txt files (yolo)")
 @json_option
 def export(guidance: Path, layout: str, out: Path, as_json: bool) -> None:

@@ -53,7 +53,11 @@ scoring_options = _stack(
 )
 policy_options = _stack(
     click.option(
-        "--policy", type=click.Choice(("threshold", "soft", "soft-argmax")), default="soft", show_default=True
+        "--policy",
+        type=click.Choice(("threshold", "soft", "soft-argmax")),
+        default="soft",
+        show_default=True,
+        help="How a score becomes a scale.",
     ),
     click.option("--t-low", type=float, help="Below it: boxes (0.35)."),
     click.option("--t-high", type=float, help="Above it: boxes and masks (0.65)."),

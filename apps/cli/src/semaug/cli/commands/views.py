@@ -50,10 +50,12 @@ def group() -> None:
 @click.option("--box-select", type=click.Choice(SELECTS), default="random", show_default=True, help="Among objects.")
 @click.option("--box-scope", type=click.Choice(["image", "view"]), default="image", show_default=True,
               help="Draw one object for both views, or one a view.")  # fmt: skip
-@click.option("--mask-mode", type=click.Choice(MASK_MODES), default="crop_only", show_default=True)
+@click.option(
+    "--mask-mode", type=click.Choice(MASK_MODES), default="crop_only", show_default=True, help="Use of masks."
+)
 @click.option("--cell", type=click.IntRange(32, 512), default=128, show_default=True, help="Pixels of a cell.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--epoch", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of crops and colours.")
+@click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Whose draws are shown.")
 @json_option
 def show(
     folder: str, out: Path, guidance: Path | None, forms: tuple[str, ...], items: int, cell: int, epoch: int,
@@ -98,7 +100,9 @@ def _require_picture(out: Path) -> None:
 @click.option("--quality", type=GUIDANCE, help="Quality artifact, recorded beside each crop.")
 @click.option("--margin", type=float, default=0.1, show_default=True, help="Widening of a box, in shares of its sides.")
 @click.option("--box-select", type=click.Choice(SELECTS), default="largest", show_default=True, help="Among objects.")
-@click.option("--mask-mode", type=click.Choice(MASK_MODES), default="crop_only", show_default=True)
+@click.option(
+    "--mask-mode", type=click.Choice(MASK_MODES), default="crop_only", show_default=True, help="Use of masks."
+)
 @click.option("--no-overlays", is_flag=True, help="Leave the annotated pictures out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the object with --box-select random.")
 @click.option("--shard-size", type=click.IntRange(1), default=64, show_default=True, help="Images a shard.")

@@ -88,7 +88,7 @@ def group() -> None:
 @out_option("the scores")
 @scoring_options
 @policy_options
-@click.option("--shard-size", type=click.IntRange(1), default=1024, show_default=True)
+@click.option("--shard-size", type=click.IntRange(1), default=1024, show_default=True, help="Images a shard.")
 @overwrite_option
 @json_option
 def score(source: str, out: Path, shard_size: int, overwrite: bool, as_json: bool, **options: Any) -> None:

@@ -16,6 +16,7 @@ lint: ## every static check
 	uv run mypy packages/*/src apps/cli/src
 	uv run lint-imports
 	uv run python tools/lock.py --check
+	uv run python tools/cli_reference.py --check
 
 check: lint test
 

@@ -30,7 +30,7 @@ class QuickstartPlan:
     train_images: int = 2000
     test_images: int = 800
     view_size: int = 48
-    steps: int = 300
+    steps: int = 240
     batch_size: int = 128
     seeds: tuple[int, ...] = (0, 1, 2)
     p_guided: float = 0.7

@@ -48,7 +48,7 @@ def group() -> None:
 @click.option("--margin", type=click.FloatRange(0), help="How far a box is widened, as a share of its sides (0.1).")
 @click.option("--p-guided", type=click.FloatRange(0, 1), help="Probability that a view is guided (1).")
 @click.option("--guided-views", type=click.Choice(["both", "one"]), help="Which views are guided (both).")
-@click.option("--box-select", type=click.Choice(["random", "largest", "union"]), help="Which object (random).")
+@click.option("--box-select", type=click.Choice(["random", "largest", "union", "all"]), help="Which object (random).")
 @click.option("--box-scope", type=click.Choice(["image", "view"]), help="One object an image, or one a view (image).")
 @click.option("--mask-mode", type=click.Choice(["crop_only", "bg_blur", "bg_fill"]), help="Use of masks (crop_only).")
 @click.option("--copies", type=click.IntRange(1), help="Copies of every image for `duplicated` (2).")

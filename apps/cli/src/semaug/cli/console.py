@@ -256,9 +256,17 @@ def _lines(result: Mapping[str, Any], indent: str = "") -> str:
         if isinstance(value, Mapping):
             rows += [f"{indent}{key}", _lines(value, indent + "  ")]
         else:
-            shown = f"{value:,.4g}" if isinstance(value, float) else str(value)
-            rows.append(f"{indent}{str(key).ljust(width)}  {shown}")
+            rows.append(f"{indent}{str(key).ljust(width)}  {_shown(str(key), value)}")
     return "\n".join(r for r in rows if r)
+
+
+def _shown(key: str, value: Any) -> str:
+    """One value as a person reads it: bytes of memory as MB, four digits of a number, a list without brackets."""
+    if key == "peak_memory" and value is not None:
+        return f"{value / 1e6:,.0f} MB"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def finish(summary: ArtifactSummary) -> None:

@@ -92,3 +92,12 @@ def test_an_output_that_cannot_be_written(folder, tmp_path):
 def test_usage_errors_exit_two(folder):
     assert run("pack", folder)[0] == 2
     assert run("pack", folder, "--out", "x", "--format", "bmp")[0] == 2
+
+
+def test_text_is_for_people_and_json_for_programs(folder, tmp_path):
+    _, text, _ = run("pack", folder, "--out", tmp_path / "images.zarr")
+    memory = next(line for line in text.splitlines() if line.startswith("peak_memory"))
+    assert memory.endswith(" MB")
+    assert 10 < float(memory.split()[1].replace(",", "")) < 10_000
+    _, text, _ = run("info", folder)
+    assert "3, 3" in [line.removeprefix("images_per_class").strip() for line in text.splitlines()]

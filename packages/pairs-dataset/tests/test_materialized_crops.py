@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from multiprocessing import get_context
@@ -13,15 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semaug.artifacts.errors import ArtifactMismatch, UnreadableImage
+from semaug.artifacts.errors import ArtifactLocked, ArtifactMismatch, UnreadableImage
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.masks import encode_mask
 from semaug.artifacts.progress import Progress
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Guidance, QualityScore
 from semaug.artifacts.sources import ArraySource
+from semaug.artifacts.store import take_lock
 from semaug.artifacts.verify import verify
-from semaug.pairs_dataset import CropRule, make_pairs, materialize_crops
+from semaug.pairs_dataset import CropRule, make_pairs, materialize, materialize_crops
 from semaug.pairs_dataset.materialize import file_names
 
 SIDE, COUNT = 48, 10
@@ -76,6 +78,36 @@ def test_running_again_changes_nothing_and_another_setting_is_refused(tmp_path) 
     assert verify(out).problems == ()
     next(out.glob("train/*/*")).write_bytes(b"x")
     assert "has changed" in verify(out).problems[0]
+
+
+def test_overwriting_waits_for_nobody_and_leaves_no_file_of_before(tmp_path) -> None:
+    source, out = scene_source(), tmp_path / "sdi"
+    guidance = scene_guidance(source)
+    materialize_crops(source, guidance, out)
+    files = sorted(out.glob("train/*/*"))
+    lock = take_lock(out / "metadata.zarr")
+    with pytest.raises(ArtifactLocked):
+        materialize_crops(source, guidance, out, rule=CropRule(margin=0.3), overwrite=True)
+    os.close(lock)
+    assert sorted(out.glob("train/*/*")) == files  # of the run that holds the lock
+    stale = out / "train" / "gone" / "old__sdi.png"
+    stale.parent.mkdir()
+    stale.write_bytes(files[0].read_bytes())
+    materialize_crops(source, guidance, out, overwrite=True)
+    assert not stale.exists()
+    assert verify(out).problems == ()
+
+
+def test_overwriting_that_is_stopped_is_made_up_for(tmp_path, monkeypatch) -> None:
+    source, out = scene_source(), tmp_path / "sdi"
+    guidance = scene_guidance(source)
+    materialize_crops(source, guidance, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(materialize, "process_shards", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            materialize_crops(source, guidance, out, overwrite=True)
+    materialize_crops(source, guidance, out)
+    assert verify(out).problems == ()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:

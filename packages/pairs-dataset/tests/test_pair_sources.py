@@ -318,3 +318,28 @@ def test_variants_name_pair_sources() -> None:
     assert {v.pairs for v in VARIANTS.values()} <= set(PAIR_SOURCES)
     assert VARIANTS["V0"].oracle is None
     assert VARIANTS["V6"].oracle == "annotations"
+
+
+@pytest.mark.parametrize("size", [(30, 90), (90, 30), (41, 40)])
+def test_views_without_a_crop_are_the_whole_image_or_the_whole_box(size) -> None:
+    height, width = size
+    source = ArraySource(np.zeros((1, height, width, 3), np.uint8))
+    table = GuidanceTable.of([Guidance(source.key(0), height, width, boxes=np.array([[4, 6, 20, 12]], np.float32))])
+    whole, box = [0, 0, height, width], [6, 4, 6, 16]
+    for name, mode, expected in (("standard", "inside", whole), ("guided", "inside", box), ("guided", "cover", whole)):
+        pairs = make_pairs(name, source, size=16, without=("crop",), guidance=table, crop=mode, margin=0.0)
+        for epoch in range(20):
+            pairs.set_epoch(epoch)
+            assert pairs.plan(0, height, width).crops.tolist() == [expected, expected]
+
+
+def test_one_image_with_boxes_cannot_be_shuffled(source, guidance) -> None:
+    rows = object_rows([source.key(0), source.key(1)], guidance)
+    with pytest.raises(InvalidOption, match="1 of 2 images has boxes"):
+        shuffled_rows(rows, seed=0)
+
+
+def test_guidance_of_other_images_is_refused(source, guidance) -> None:
+    other = GuidanceTable.of(list(guidance.rows.values()), source="another")
+    with pytest.raises(ArtifactError, match="made on images another"):
+        make_pairs("guided", source, size=16, guidance=other)

@@ -12,8 +12,8 @@ from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.schemas import Guidance
 from semaug.artifacts.sources import ArraySource, open_source
-from semaug.pairs_dataset import CropRule, make_pairs, measure_retention
-from semaug.pairs_dataset.presets import preset
+from semaug.pairs_dataset import CropRule, make_pairs, materialize_crops, measure_retention
+from semaug.pairs_dataset.presets import Recipe
 from semaug.pairs_dataset.sources import StandardPairs, ViewSettings
 
 WIDTH, HEIGHT = 300, 10
@@ -23,10 +23,9 @@ def test_one_dimensional_crops_have_the_closed_form() -> None:
     """Crops of 100 x 10 in a strip of 300 x 10: the left edge is uniform on 0 to 200, an object spans 120 to 180."""
     source = ArraySource(np.zeros((1, HEIGHT, WIDTH, 3), np.uint8))
     truth = GuidanceTable.of([Guidance("000000", HEIGHT, WIDTH, boxes=np.array([[120, 0, 180, HEIGHT]], np.float32))])
-    views = ViewSettings(preset("identity"), 8, (0,) * 3, (1,) * 3)
-    rule = CropRule(scale=(1 / 3, 1 / 3), ratio=(10.0, 10.0))
+    views = ViewSettings((Recipe(scale=(1 / 3, 1 / 3)),) * 2, 8, (0,) * 3, (1,) * 3)
+    rule = CropRule(ratio=(10.0, 10.0))
     pairs = StandardPairs(source, np.arange(1), views, seed=0, rule=rule)
-    pairs._rules[:, 4:6] = 1 / 3  # the identity recipe's own scale is the whole image
     found = measure_retention(pairs, truth, draws=4000)
     left = np.arange(201)
     shared = np.clip(np.minimum(180, left + 100) - np.maximum(120, left), 0, None)
@@ -57,6 +56,15 @@ def test_true_boxes_are_fuller_than_standard_crops_and_random_ones_are_not() -> 
     assert found["random_box"].filled < found["guided"].filled - 0.3
     assert found["guided"].keeps > found["random_box"].keeps + 0.3
     assert all(f.same <= f.keeps for f in found.values())
+
+
+def test_inflated_pairs_are_refused(tmp_path) -> None:
+    source = ArraySource(np.full((4, 40, 40, 3), 9, np.uint8))
+    truth = GuidanceTable.of([Guidance(k, 40, 40, boxes=np.array([[4, 4, 30, 30]], np.float32)) for k in source._keys])
+    materialize_crops(source, truth, tmp_path / "sdi", annotate=False)
+    pairs = make_pairs("inflated", source, size=16, materialized=tmp_path / "sdi")
+    with pytest.raises(InvalidOption, match="do not fit crops"):
+        measure_retention(pairs, truth)
 
 
 def test_small_objects_and_images_without_any_are_left_out() -> None:

@@ -160,6 +160,8 @@ def make_pairs(
         raise InvalidOption(f"no pairs are called {name!r}; choose one of {', '.join(PAIR_SOURCES)}")
     if name in NEEDS_GUIDANCE and guidance is None:
         raise InvalidOption(f"pairs {name!r} need guidance; make it with `semaug guide extract` and give --guidance")
+    if guidance is not None and guidance.source:  # a table made in memory may not say
+        guidance.require_source(source.fingerprint)
     views = ViewSettings(_recipes(preset, without, scale), size, mean, std)
     first = views.recipes[0].scale
     rule = CropRule(crop, first, box_scale or first, margin=margin, tau=tau, tau_mask=tau_mask, select=box_select)
@@ -176,7 +178,7 @@ def _recipes(
     chosen: str | tuple[Recipe, Recipe], without: tuple[str, ...], scale: tuple[float, float] | None
 ) -> tuple[Recipe, Recipe]:
     first, second = (r.without(*without) for r in (presets.preset(chosen) if isinstance(chosen, str) else chosen))
-    if scale is None or "crop" in without:
+    if scale is None:
         return first, second
     return replace(first, scale=scale), replace(second, scale=scale)
 

@@ -38,8 +38,8 @@ BOX_SELECTS: tuple[BoxSelect, ...] = get_args(BoxSelect)
 TRIES = 10
 _EDGE = 1e-6  # boxes are shares of the image: 30 / 500 * 500 must not become 31 rows
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True}
-_MODE, _MARGIN, _TAU, _TAU_MASK, _SCALE, _BOX_SCALE, _LOG_RATIO, _RATIO, _SELECT, _PLACE, _SMALL = (
-    0, 1, 2, 3, 4, 6, 8, 10, 12, 13, 14,
+_MODE, _MARGIN, _TAU, _TAU_MASK, _SCALE, _BOX_SCALE, _LOG_RATIO, _RATIO, _SELECT, _PLACE, _SMALL, _WHOLE = (
+    0, 1, 2, 3, 4, 6, 8, 10, 12, 13, 14, 15,
 )  # fmt: skip
 
 
@@ -52,6 +52,7 @@ class CropRule:
     ``tau_mask`` the share of the crop that a mask fills. ``select`` chooses among several objects: at `random` among
     those over ``small`` of the image (`all`: among all), the `largest`, or the `union` box of all.
     ``place_randomly`` moves the chosen box to a random place: the control that keeps the sizes and drops the meaning.
+    ``whole`` cuts nothing: a view is the whole image, or the whole box where `inside` guides it.
     """
 
     mode: CropMode = "inside"
@@ -64,6 +65,7 @@ class CropRule:
     select: BoxSelect = "random"
     small: float = 0.01
     place_randomly: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("crop", self.mode, CROP_MODES)
@@ -83,9 +85,8 @@ class CropRule:
         """The rule as the compiled samplers read it."""
         log_ratio = np.log(np.array(self.ratio, np.float32))  # float32, as torchvision takes it
         fields = [CROP_MODES.index(self.mode), self.margin, self.tau, self.tau_mask, *self.scale, *self.box_scale]
-        return np.array(
-            [*fields, *log_ratio, *self.ratio, BOX_SELECTS.index(self.select), self.place_randomly, self.small]
-        )
+        choice = [BOX_SELECTS.index(self.select), self.place_randomly, self.small]
+        return np.array([*fields, *log_ratio, *self.ratio, *choice, self.whole], np.float64)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -96,6 +97,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 @njit(**_OPTIONS)
 def _try_crop(key, slot, width, height, low, high, rule):
     """One try of RandomResizedCrop; a height of zero says that the shape did not fit."""
+    if rule[_WHOLE] != 0.0:
+        return 0, 0, height, width
     area = height * width * (low + (high - low) * uniform(key, slot))
     log_low, log_high = rule[_LOG_RATIO], rule[_LOG_RATIO + 1]
     aspect = math.exp(log_low + (log_high - log_low) * uniform(key, slot + 1))

@@ -87,9 +87,10 @@ def materialize_crops(
         inputs={"source": source.fingerprint, "guidance": guidance.digest},
         info={"spec": source.spec, "class_names": list(source.class_names)},
     )  # fmt: skip
-    _prepare(out, overwrite)
+    resumed = _prepare(out)
     with ArtifactWriter.open(out / MATERIALIZED, manifest, overwrite=overwrite) as writer:
-        _sweep(out)
+        if resumed:
+            _sweep(out, anew=len(writer.pending()) == writer.manifest.shards)
         work = CropWork(source, guidance, out, names, rule, mask_mode, quality, seed, annotate)
         process_shards(writer, work, stage="materialize", workers=workers, on_progress=on_progress)
         summary = writer.finish()
@@ -122,21 +123,28 @@ def _short_hash(key: str) -> str:
     return hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
 
 
-def _prepare(out: Path, overwrite: bool) -> None:
+def _prepare(out: Path) -> bool:
+    """Make the folder; whether an earlier run began to write there. Refuses a folder of something else."""
     ours = (out / MATERIALIZED).is_dir()
     if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactMismatch(f"{out} exists and holds no materialised crops; choose another --out")
     with writing(out):
-        if overwrite and ours:
+        begun = (out / MATERIALIZED / "zarr.json").exists()
+        if begun:
             Artifact.open(out / MATERIALIZED, "materialized", partial=True)  # only what is ours is ever removed
-            for name in (SPLIT, ANNOTATED):
-                shutil.rmtree(out / name, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
+    return begun
 
 
-def _sweep(out: Path) -> None:
-    """Remove what a killed run left half-written."""
+def _sweep(out: Path, *, anew: bool) -> None:
+    """Remove what a killed run left half-written; where no shard is done (``anew``) all files of earlier runs.
+
+    Called with the artifact's lock held, and after --overwrite has emptied its ledger: killed at any moment, a rerun
+    never takes a removed file for one that is done.
+    """
     for name in (SPLIT, ANNOTATED):
+        if anew:
+            shutil.rmtree(out / name, ignore_errors=True)
         for leftover in (out / name).glob("*/.*.partial"):
             leftover.unlink()
 

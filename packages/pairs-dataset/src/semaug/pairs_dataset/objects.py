@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.draws import generator
+from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.schemas import Guidance
 from semaug.pairs_dataset.mask_runs import mask_runs, tight_box
@@ -60,10 +61,13 @@ def centre_rows(count: int) -> ObjectRows:
 def shuffled_rows(rows: ObjectRows, seed: int) -> ObjectRows:
     """Every guided image gets the boxes of another guided image (none its own): a control with the right sizes.
 
-    The assignment is one cycle through the guided images, drawn once from ``seed``. Masks are left out.
+    The assignment is one cycle through the guided images, drawn once from ``seed``. Masks are left out. Raises
+    ``InvalidOption`` where a single image has boxes, which could only get its own.
     """
     counts = rows.counts()
     guided = np.flatnonzero(counts)
+    if len(guided) == 1:
+        raise InvalidOption(f"1 of {len(counts)} images has boxes and shuffling needs 2; use pairs `random_box`")
     cycle = generator(seed, "shuffled_box").permutation(guided)
     partner = np.arange(len(counts))
     partner[cycle] = np.roll(cycle, 1)

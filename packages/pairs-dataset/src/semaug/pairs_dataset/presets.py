@@ -19,13 +19,15 @@ _FULL_SUPPORT = 1 << 20
 class Recipe:
     """What happens to one view.
 
-    ``scale`` is the crop's share of the image; ``jitter`` the strengths of brightness, contrast, saturation and hue,
-    applied in random order with probability ``jitter_p``; ``sigma`` the range of the Gaussian's deviation in pixels of
-    the view. ``blur_kernel`` cuts the Gaussian to that odd number of taps (SimCLR: a tenth of the view); 0 leaves it
-    whole, as the solo-learn recipes do. ``threshold`` is the value from which solarisation inverts.
+    ``scale`` is the crop's share of the image (``crop`` False: nothing is cut off, the view is all of it); ``jitter``
+    the strengths of brightness, contrast, saturation and hue, applied in random order with probability ``jitter_p``;
+    ``sigma`` the range of the Gaussian's deviation in pixels of the view. ``blur_kernel`` cuts the Gaussian to that odd
+    number of taps (SimCLR: a tenth of the view); 0 leaves it whole, as the solo-learn recipes do. ``threshold`` is the
+    value from which solarisation inverts.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
+    crop: bool = True
     flip_p: float = 0.5
     jitter_p: float = 0.8
     jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
@@ -61,7 +63,7 @@ class Recipe:
     def without(self, *transforms: str) -> Recipe:
         """The recipe with some of ``TRANSFORMS`` left out; no other transform's draws change.
 
-        Without the crop, the view is the whole image.
+        Without the crop, the view is the whole image, or the whole box that guides it.
 
         >>> Recipe().without("gray", "blur").gray_p
         0.0
@@ -70,7 +72,7 @@ class Recipe:
         for name in transforms:
             if name not in TRANSFORMS:
                 raise InvalidOption(f"no transform is called {name!r}; choose among {', '.join(TRANSFORMS)}")
-            off |= {"scale": (1.0, 1.0)} if name == "crop" else {f"{name}_p": 0.0}
+            off |= {"crop": False} if name == "crop" else {f"{name}_p": 0.0}
         return replace(self, **off)
 
 

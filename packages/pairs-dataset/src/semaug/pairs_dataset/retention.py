@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
-from semaug.pairs_dataset.sources import PairSource
+from semaug.pairs_dataset.sources import InflatedPairs, PairSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,11 @@ def measure_retention(
     """Draw ``draws`` epochs of crops (no pixels are read) and hold them against the true boxes.
 
     ``truth`` has the annotated boxes by key; only objects over ``min_area`` of their image count, and only images
-    that have one. Image sizes are those of the annotation. Raises ``InvalidOption`` when no image is annotated.
+    that have one. Image sizes are those of the annotation. Raises ``InvalidOption`` when no image is annotated, and for
+    inflated pairs, half of whose crops are of crops: boxes of the originals do not fit those.
     """
+    if isinstance(pairs, InflatedPairs):
+        raise InvalidOption("retention of inflated pairs is not defined: true boxes do not fit crops; take `cross`")
     annotated = [(i, boxes, size) for i in range(len(pairs.images)) if (found := _truth(pairs, truth, i, min_area))
                  for boxes, size in [found]]  # fmt: skip
     if not annotated or draws < 1:

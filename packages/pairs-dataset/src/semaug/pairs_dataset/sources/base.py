@@ -97,7 +97,7 @@ class PairSource(Dataset[Pair]):
         self.source, self.images, self.views, self.seed, self.rule = source, images, views, seed, rule
         self.config: dict[str, Any] = {}
         self._recipes = np.stack([r.vector() for r in views.recipes])
-        self._rules = np.stack([replace(rule, scale=r.scale).vector() for r in views.recipes])
+        self._rules = np.stack([replace(rule, scale=r.scale, whole=not r.crop).vector() for r in views.recipes])
         self._shares = np.zeros(2)
         self._norm = normalisation(views.mean, views.std)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()

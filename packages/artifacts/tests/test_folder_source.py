@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from semaug.artifacts.errors import SourceError, UnreadableImage
-from semaug.artifacts.sources import ArraySource, ImageSource, labels_of, match_labels, open_source
+from semaug.artifacts.sources import ArraySource, ImageSource, labels_of, open_source
 from semaug.artifacts.sources.base import content_hash, fingerprint_of
 from semaug.artifacts.testing import ramp, write_image_folder
 
@@ -166,14 +166,3 @@ def test_array_source_checks_itself(arguments, message):
 def test_an_array_of_another_process_is_refused():
     with pytest.raises(SourceError, match="another process"):
         open_source("array:0123")
-
-
-def test_classes_match_by_name():
-    image = np.zeros((2, 4, 4, 3), np.uint8)
-    train = ArraySource(image, labels=[0, 1], class_names=("cat", "dog", "owl"))
-    test = ArraySource(image, labels=[0, 1], class_names=("owl", "cat"))
-    assert match_labels(train, test).tolist() == [2, 0]
-    with pytest.raises(SourceError, match="'dog'"):
-        match_labels(test, train)
-    with pytest.raises(SourceError, match="no labels"):
-        match_labels(train, ArraySource(image))

@@ -154,6 +154,20 @@ def test_torchvision_specs_that_are_refused(cifar, spec, message):
         open_source("torchvision:" + spec.format(root=cifar[0]))
 
 
+def test_torchvision_images_are_decoded_as_files_are(tmp_path):
+    pytest.importorskip("torchvision")
+    for split in ("train", "test"):
+        (tmp_path / f"eurosat/2750/{split}").mkdir(parents=True)
+        image = Image.fromarray(ramp(30, 50))
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(tmp_path / f"eurosat/2750/{split}/a.jpg", exif=exif, quality=95)
+    source = open_source(f"torchvision:EuroSAT?root={tmp_path}")
+    file = tmp_path / "eurosat/2750/test/a.jpg"
+    assert source.read(0).shape == (50, 30, 3)
+    assert np.array_equal(source.read(0), decode_image(file.read_bytes()))
+
+
 def test_materialized_files_are_a_source(tmp_path):
     write_image_folder(tmp_path, 4)
     files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("*/*.png"))

@@ -39,7 +39,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     """
     with _opened(data) as image:
         try:
-            return _to_rgb(image)
+            return to_rgb(image)
         except UnreadableImage:
             raise
         except Exception as error:  # codecs raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
@@ -124,7 +124,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of a Pillow image, whatever its mode: as ``decode_image`` gives them.
+
+    Raises ``UnreadableImage`` for NaN or infinite pixels, and what Pillow's codecs raise.
+    """
     image.load()
     if _orientation(image) > 1:
         image = ImageOps.exif_transpose(image)

@@ -1,7 +1,7 @@
 """Image sources and the one door to them."""
 
 from semaug.artifacts.sources.array import ArraySource
-from semaug.artifacts.sources.base import labels_of, match_labels
+from semaug.artifacts.sources.base import labels_of
 from semaug.artifacts.sources.door import open_source
 from semaug.artifacts.sources.files import FileSource
 from semaug.artifacts.sources.folder import open_folder
@@ -16,7 +16,6 @@ __all__ = [
     "PackedSource",
     "ScenesSource",
     "labels_of",
-    "match_labels",
     "open_folder",
     "open_source",
 ]

@@ -1,4 +1,4 @@
-"""What every image source shares: the fingerprint, labels as an array, and matching of classes by name."""
+"""What every image source shares: the fingerprint, and labels as an array."""
 
 from __future__ import annotations
 
@@ -106,22 +106,3 @@ def labels_of(source: ImageSource) -> NDArray[np.int64]:
     """The labels of all images: int64, shape (n,), -1 where there is none."""
     labels = (source.label(i) for i in range(len(source)))
     return np.fromiter((-1 if label is None else label for label in labels), np.int64, len(source))
-
-
-def match_labels(train: ImageSource, test: ImageSource) -> NDArray[np.int64]:
-    """Where each test class is among the training classes, by name: int64, shape (number of test classes,).
-
-    ``match_labels(train, test)[test.label(i)]`` is the label in training numbers. Raises ``SourceError`` when a
-    source has no labels or a test class was not trained on.
-    """
-    for role, source in (("training", train), ("test", test)):
-        if not source.class_names:
-            raise SourceError(f"the {role} images {source.spec} have no labels; give a folder of class folders")
-    known = {name: i for i, name in enumerate(train.class_names)}
-    missing = [name for name in test.class_names if name not in known]
-    if missing:
-        raise SourceError(
-            f"class {missing[0]!r} of {test.spec} is not among the {len(known)} classes of {train.spec}; "
-            "train and test classes are matched by name"
-        )
-    return np.array([known[name] for name in test.class_names], np.int64)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semaug.artifacts.decode import to_rgb
 from semaug.artifacts.errors import MissingDependency, SourceError, UnreadableImage
 from semaug.artifacts.sources.base import Source
 from semaug.artifacts.sources.query import parse_spec, write_spec
@@ -42,7 +43,7 @@ class TorchvisionSource(Source):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         try:
-            return np.array(self._dataset[index][0].convert("RGB"))
+            return to_rgb(self._dataset[index][0])
         except OSError as error:
             raise UnreadableImage(f"cannot be decoded: {' '.join(str(error).split())}") from error
 

@@ -167,6 +167,13 @@ def test_bad_calls_are_refused_in_one_line(tmp_path):
         _pretrain(StripedPairs(40), tmp_path / "file" / "below")
 
 
+def test_a_damaged_card_is_written_again_from_the_checkpoint(tmp_path, undisturbed):
+    small_run(tmp_path)
+    (tmp_path / "encoder.json").write_text('{"kind": ')
+    assert small_run(tmp_path).weights_digest == undisturbed[1].weights_digest
+    assert verify(tmp_path).digest == verify(undisturbed[0]).digest
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     with pytest.raises(Stop):
         small_run(tmp_path, on_progress=stop_at(4))

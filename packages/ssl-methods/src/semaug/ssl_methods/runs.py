@@ -98,7 +98,10 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         card, weights = self.path / ENCODER_CARD, self.path / ENCODER_WEIGHTS
         if not (card.exists() and weights.exists()):
             return None
-        found = EncoderCard.model_validate_json(card.read_bytes())
+        try:
+            found = EncoderCard.model_validate_json(card.read_bytes())
+        except ValidationError:  # damaged: the checkpoint gives it again
+            return None
         return found if hash_file(weights) == found.weights_digest else None
 
     def load_checkpoint(self) -> dict[str, Any] | None:

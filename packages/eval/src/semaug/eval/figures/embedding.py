@@ -28,6 +28,7 @@ def tsne_map(
     Raises ``EvaluationError`` with fewer than 8 images.
     """
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     labelled = features.labelled()
     if len(labelled) < 8:
@@ -40,7 +41,8 @@ def tsne_map(
     perplexity = min(perplexity, (len(labelled) - 1) / 3)
     init = "pca" if unit.shape[1] > 1 else "random"
     solver = TSNE(perplexity=perplexity, init=init, random_state=seed, learning_rate="auto")
-    return solver.fit_transform(unit).astype(np.float32), labelled.labels
+    with threadpool_limits(1, "openmp"):  # so few points gain nothing from threads, and lose much on a busy machine
+        return solver.fit_transform(unit).astype(np.float32), labelled.labels
 
 
 def embedding_map(

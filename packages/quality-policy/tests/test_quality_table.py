@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from semaug.artifacts.errors import ArtifactError, ArtifactMismatch
+from semaug.artifacts.pack import pack_images
 from semaug.artifacts.sources import ArraySource, open_source
 from semaug.artifacts.verify import verify
 from semaug.quality_policy import (
@@ -47,9 +48,9 @@ def test_table_equals_scoring_each_image(images, source, tmp_path):
         assert table.get(source.key(i)) == Scoring().score(image_statistics(image))
     assert table.get("absent.jpg") is None
     assert verify(tmp_path / "q.zarr").problems == ()
-    table.require_source(source.fingerprint)
+    table.require_source(source)
     with pytest.raises(ArtifactError, match="semaug quality score"):
-        table.require_source("other")
+        table.require_source(ArraySource([images[0]]))
 
 
 def test_workers_and_shards_do_not_change_the_scores(images, tmp_path):
@@ -151,3 +152,21 @@ def test_report_and_csv_agree_with_the_table(source, tmp_path):
     assert [float(row["quality"]) for row in rows] == table.components.quality.tolist()
     assert [row["route"] for row in rows] == table.routes(policy)
     assert {s: [row["route"] for row in rows].count(s) for s in report["routing"]} == report["routing"]
+
+
+def test_scores_of_a_resized_pack_do_not_pass_for_those_of_the_originals(source, tmp_path):
+    for name, size in (("same", None), ("small", 16)):
+        pack_images(source, tmp_path / f"{name}.zarr", size=size, format="raw")
+    pack_images(open_source(tmp_path / "small.zarr"), tmp_path / "again.zarr", format="raw")
+    same, small, again = (open_source(tmp_path / f"{name}.zarr") for name in ("same", "small", "again"))
+    score_source(small, tmp_path / "q.zarr")
+    table = QualityTable.open(tmp_path / "q.zarr")
+    table.require_source(small)
+    table.require_source(again)
+    for other in (source, same):
+        with pytest.raises(ArtifactError, match="resized to"):
+            table.require_source(other)
+        with pytest.raises(ArtifactMismatch, match=r"inputs\.pixels"):
+            score_source(other, tmp_path / "q.zarr")
+    score_source(source, tmp_path / "whole.zarr")
+    QualityTable.open(tmp_path / "whole.zarr").require_source(same)

@@ -18,6 +18,7 @@ from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_arrays, pack_bytes, pack_strings
 from semaug.artifacts.schemas import Manifest, Skipped
 from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.sources.base import inputs_of
 from semaug.artifacts.sources.packed import ENCODED, PIXELS
 from semaug.artifacts.sources.protocol import ImageSource
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
@@ -65,7 +66,7 @@ def pack_images(
             "quality": quality if plan.layout == "jpeg" else None,
             "class_names": list(source.class_names),
         },
-        inputs={"source": source.fingerprint},
+        inputs=inputs_of(source),
         info={"spec": source.spec},
     )
     with ArtifactWriter.open(out, manifest, overwrite=overwrite) as writer:

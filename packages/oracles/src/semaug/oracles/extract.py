@@ -17,7 +17,7 @@ from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import SCALES, Guidance, Manifest, Skipped
 from semaug.artifacts.shards import ShardResult, Tick, process_shards
-from semaug.artifacts.sources import ImageSource
+from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
 from semaug.oracles.adaptive import AdaptiveOracle, DeferredDetector, DeferredSegmenter, FixedScale, Routing
 from semaug.oracles.catalogue import OracleSpec, open_detector, open_segmenter
@@ -155,7 +155,7 @@ def extract_guidance(
         shard_size=shard_size,
         seed=seed,
         config=config,
-        inputs={"source": source.fingerprint, **inputs},
+        inputs={**inputs_of(source), **inputs},
         info=info,
     )
     work = ExtractionWork(source, detector, segmenter, routing, _EAGER[granularity], batch_size, max_boxes)
@@ -177,7 +177,7 @@ def _routing(
     config["routing"] = {**policy.identity(), "scoring": scoring.identity()}
     if quality is None:
         return ScoredRouting(policy, scoring), config, {}
-    quality.require_source(source.fingerprint)
+    quality.require_source(source)
     return TableRouting.of(quality.rescored(scoring), policy), config, {"quality": quality.digest}
 
 

@@ -36,7 +36,7 @@ from semaug.artifacts.ragged import pack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Guidance, Manifest, QualityScore, Skipped
 from semaug.artifacts.shards import ShardResult, Tick, process_shards
-from semaug.artifacts.sources import ImageSource
+from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter, write_skipped
 from semaug.artifacts.verify import MATERIALIZED
 from semaug.pairs_dataset.backgrounds import MaskMode, soften_background
@@ -84,7 +84,7 @@ def materialize_crops(
         kind="materialized", items=len(source), shard_size=shard_size, seed=seed,
         config={"margin": rule.margin, "select": rule.select, "small": rule.small, "mask_mode": mask_mode,
                 "annotate": annotate, "quality": quality is not None},
-        inputs={"source": source.fingerprint, "guidance": guidance.digest},
+        inputs={**inputs_of(source), "guidance": guidance.digest},
         info={"spec": source.spec, "class_names": list(source.class_names)},
     )  # fmt: skip
     resumed = _prepare(out)

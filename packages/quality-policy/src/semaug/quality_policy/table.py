@@ -18,6 +18,7 @@ from semaug.artifacts.ragged import pack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Manifest, QualityScore, Scale, Skipped
 from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.sources.base import inputs_of
 from semaug.artifacts.sources.protocol import ImageSource
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
 from semaug.quality_policy.normalisers import RobustRange
@@ -93,7 +94,7 @@ def score_source(
         items=len(source),
         shard_size=shard_size,
         config={"scoring": scoring.identity()},
-        inputs={"source": source.fingerprint},
+        inputs=inputs_of(source),
         info={"spec": source.spec},
     )
     with ArtifactWriter.open(out, manifest, overwrite=overwrite) as writer:
@@ -115,8 +116,8 @@ def _read_raw(artifact: Artifact) -> RawStatistics:
 class QualityTable:
     """All scores of an artifact: arrays in the order of ``keys``, and single scores by key.
 
-    ``digest`` identifies the artifact, ``source`` is its images' fingerprint. Scoring anew needs no image:
-    ``rescored`` gives the table under other weights or normalisers.
+    ``digest`` identifies the artifact, ``source`` and ``pixels`` its images (``inputs_of``). Scoring anew needs no
+    image: ``rescored`` gives the table under other weights or normalisers.
     """
 
     keys: tuple[str, ...] = field(repr=False)
@@ -125,6 +126,7 @@ class QualityTable:
     digest: str = ""
     source: str = ""
     skipped: tuple[Skipped, ...] = ()
+    pixels: str = ""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> QualityTable:
@@ -133,14 +135,13 @@ class QualityTable:
         raw = _read_raw(artifact)
         scoring = Scoring.from_identity(artifact.manifest.config["scoring"])
         scoring = _with_ranges(scoring, artifact.manifest.info.get("ranges", {}), raw)
-        source = artifact.manifest.inputs.get("source", "")
-        return cls(tuple(artifact.keys), raw, scoring, artifact.digest, source, artifact.skipped)
+        inputs = artifact.manifest.inputs
+        source, pixels = inputs.get("source", ""), inputs.get("pixels", "")
+        return cls(tuple(artifact.keys), raw, scoring, artifact.digest, source, artifact.skipped, pixels)
 
     def rescored(self, scoring: Scoring) -> QualityTable:
         """The same images under another scoring; ``dataset`` ranges are fitted to this table where none are given."""
-        return QualityTable(
-            self.keys, self.raw, _with_ranges(scoring, {}, self.raw), self.digest, self.source, self.skipped
-        )
+        return replace(self, scoring=_with_ranges(scoring, {}, self.raw))
 
     @cached_property
     def components(self) -> Components:
@@ -171,12 +172,16 @@ class QualityTable:
         """The scale of every image, in the order of ``keys``."""
         return [policy.route(key, self.score(i)) for i, key in enumerate(self.keys)]
 
-    def require_source(self, fingerprint: str) -> None:
-        """Refuse scores that were made on other images."""
-        if self.source and self.source != fingerprint:
+    def require_source(self, source: ImageSource) -> None:
+        """Refuse scores that were made on other images, or on these at another size (quality is of the size read)."""
+        if not self.source:
+            return
+        found = inputs_of(source)
+        ours, theirs = (self.source, self.pixels), (found["source"], found.get("pixels", ""))
+        if ours != theirs:
             raise ArtifactError(
-                f"the scores were made on images {self.source}, these are {fingerprint}; "
-                "run `semaug quality score` on this folder"
+                f"the scores were made on images {' resized to '.join(filter(None, ours))}, these are "
+                f"{' resized to '.join(filter(None, theirs))}; run `semaug quality score` on this folder"
             )
 
     def __len__(self) -> int:

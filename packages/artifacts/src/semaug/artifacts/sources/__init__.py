@@ -1,7 +1,7 @@
 """Image sources and the one door to them."""
 
 from semaug.artifacts.sources.array import ArraySource
-from semaug.artifacts.sources.base import labels_of
+from semaug.artifacts.sources.base import inputs_of, labels_of
 from semaug.artifacts.sources.door import open_source
 from semaug.artifacts.sources.files import FileSource
 from semaug.artifacts.sources.folder import open_folder
@@ -15,6 +15,7 @@ __all__ = [
     "ImageSource",
     "PackedSource",
     "ScenesSource",
+    "inputs_of",
     "labels_of",
     "open_folder",
     "open_source",

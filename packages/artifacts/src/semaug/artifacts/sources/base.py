@@ -1,4 +1,4 @@
-"""What every image source shares: the fingerprint, and labels as an array."""
+"""What every image source shares: the fingerprint, what identifies its pixels, and labels as an array."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ class Source:
         """The image: uint8, shape (height, width, 3), RGB; raises ``UnreadableImage``."""
         raise TypeError(f"{type(self).__name__} has no pixels")
 
+    @property
+    def pixels(self) -> str:
+        """Empty where the images are those of the fingerprint; of a resized copy, the digest of that copy."""
+        return ""
+
     def label(self, index: int) -> int | None:
         """The class of the image, or None."""
         return None
@@ -100,6 +105,15 @@ def require_unique(keys: Sequence[str], origins: Sequence[str], where: str) -> N
         if key in seen:
             raise SourceError(f"{where}: {seen[key]!a} and {origin!a} have the same key {key!r}; rename one of them")
         seen[key] = origin
+
+
+def inputs_of(source: ImageSource) -> dict[str, str]:
+    """What identifies the pixels that a step reads: ``source``, the fingerprint, and of a resized copy also ``pixels``.
+
+    A resized pack keeps its origin's fingerprint, since guidance fits both; scores and weights do not.
+    """
+    pixels = getattr(source, "pixels", "")
+    return {"source": source.fingerprint} | ({"pixels": pixels} if pixels else {})
 
 
 def labels_of(source: ImageSource) -> NDArray[np.int64]:

@@ -123,6 +123,12 @@ class PackedSource(Source):
         """The fingerprint of the images that were packed, as they were before any resize."""
         return self.artifact.manifest.inputs["source"]
 
+    @property
+    def pixels(self) -> str:
+        """The store's digest where images were resized on their way in, else what its origin says."""
+        manifest = self.artifact.manifest
+        return self.artifact.digest if manifest.config.get("size") is not None else manifest.inputs.get("pixels", "")
+
     @cached_property
     def _labels(self) -> NDArray:
         return self.artifact.column("label")

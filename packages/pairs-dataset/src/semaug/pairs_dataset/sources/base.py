@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption, UnreadableImage
-from semaug.artifacts.sources import ImageSource
+from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.pairs_dataset.crops import CropRule, plan_crops
 from semaug.pairs_dataset.errors import NoPairs
 from semaug.pairs_dataset.photometrics import normalisation, render_views, scratch_length
@@ -118,7 +118,7 @@ class PairSource(Dataset[Pair]):
 
     def inputs(self) -> dict[str, str]:
         """Fingerprints of what the pairs are made from, by role."""
-        return {"source": self.source.fingerprint}
+        return inputs_of(self.source)
 
     def __getitem__(self, item: int) -> Pair:
         """One pair; raises ``UnreadableImage`` naming the image and the remedy."""

@@ -238,7 +238,7 @@ def test_scene_classes_are_balanced_and_guidance_is_exact():
         assert (plan.outline.max(0) <= (guidance.width, guidance.height)).all()
         shares.append(mask.mean())
     assert min(shares) > 0.02
-    assert max(shares) < 0.25
+    assert max(shares) < 0.36  # AREA_SHARES end at 0.34, of the outline before it is drawn in pixels
 
 
 def test_the_object_is_drawn_where_the_mask_says():

@@ -46,6 +46,10 @@ def group() -> None:
 @click.option("--scale", type=(float, float), help="A crop's share of the image (default: the preset's).")
 @click.option("--box-scale", type=(float, float), help="A guided crop's share of the box (default: as --scale).")
 @click.option("--margin", type=float, default=0.1, show_default=True, help="Widening of a box, in shares of its sides.")
+@click.option("--tau", type=float, default=0.5, show_default=True, help="Share of a box or mask that a crop must keep.")
+@click.option(
+    "--tau-mask", type=float, default=0.3, show_default=True, help="Or the share of the crop that a mask must fill."
+)
 @click.option("--p-guided", type=float, default=1.0, show_default=True, help="Probability that a view is guided.")
 @click.option("--box-select", type=click.Choice(SELECTS), default="random", show_default=True, help="Among objects.")
 @click.option("--box-scope", type=click.Choice(["image", "view"]), default="image", show_default=True,

@@ -70,7 +70,7 @@ class GlobalOption(click.Option):
 
 
 GLOBAL_OPTIONS = (
-    GlobalOption(["--device"], type=str, help="Where models run: auto, cpu, cuda, cuda:1, mps.", default=None),
+    GlobalOption(["--device"], type=str, help="Where models run: auto, cpu or cuda.", default=None),
     GlobalOption(["--workers"], type=click.IntRange(0), help="Worker processes (0: none).", default=None),
     GlobalOption(["--threads"], type=click.IntRange(0), help="Threads of each process (0: the libraries' own)."),
     GlobalOption(["--offline"], is_flag=True, default=None, help="Never reach for the network."),

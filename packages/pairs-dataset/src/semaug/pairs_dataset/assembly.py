@@ -60,7 +60,6 @@ class _Parts:
         return GuidedPairs(
             p.source, p.images, p.views, seed=p.seed, rule=p.rule, objects=objects, p_guided=p.p_guided,
             guided_views=p.guided_views, box_scope=p.box_scope, mask_mode=p.mask_mode,
-            guidance_digest=p.guidance.digest if p.guidance else "",
         )  # fmt: skip
 
 
@@ -171,6 +170,7 @@ def make_pairs(
     )  # fmt: skip
     pairs = PAIR_SOURCES[name](parts)
     pairs.config = _config(name, preset, parts, pairs)
+    pairs.guidance_digest = guidance.digest if guidance else ""
     return pairs
 
 

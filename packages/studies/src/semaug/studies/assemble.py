@@ -104,8 +104,6 @@ def pairs_of(plan: TrainingPlan) -> PairSource:
 
     source = open_source(plan.images)
     table = GuidanceTable.open(plan.guidance) if plan.guidance else None
-    if table is not None:
-        table.require_source(source.fingerprint)
     return make_pairs(plan.pairs, source, size=plan.size, seed=plan.seed, guidance=table, **plan.pair_options)
 
 

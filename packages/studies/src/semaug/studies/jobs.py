@@ -8,7 +8,8 @@ from typing import Any
 
 from semaug.artifacts.files import writing
 from semaug.artifacts.progress import OnProgress, ignore_progress
-from semaug.artifacts.sources import open_source
+from semaug.artifacts.reader import Artifact
+from semaug.artifacts.sources import inputs_of, open_source
 from semaug.studies.assemble import TrainingPlan, embed_run, train
 from semaug.studies.evaluation import measures, run_knn, run_linear, write_results
 
@@ -35,8 +36,11 @@ class TrainAndScore:
         return self.plan.steps
 
     def describe(self) -> dict[str, Any]:
-        """The plan and what it is scored on."""
-        return {"plan": self.plan.describe(), "train": self.train, "test": self.test, "features": self.keep_features}
+        """The plan, and the content (not only the places) of what it trains and is scored on."""
+        places = {"images": self.plan.images, "train": self.train, "test": self.test}
+        content = {role: inputs_of(open_source(spec)) for role, spec in places.items()}
+        guidance = Artifact.open(self.plan.guidance, "guidance").digest if self.plan.guidance else None
+        return {"plan": self.plan.describe(), "content": content, "guidance": guidance, "kept": self.keep_features}
 
     def run(self, on_progress: OnProgress) -> dict[str, Any]:
         """Train (or go on), embed, score; returns the measures."""

@@ -99,7 +99,7 @@ def _curves(scores: Mapping[str, Compared], out: Path, plan: QuickstartPlan) -> 
         runs = {name: [out / "runs" / f"{name}-{seed}" for seed in plan.seeds] for name in scores}
         curves = [c for name, paths in runs.items() if (c := curves_of(name, paths, column)) is not None]
         if curves:
-            caption = f"{label[0].upper()}{label[1:]} while training: mean over the seeds, and their range."
+            caption = f"The {label} while training: mean over the seeds, and their range."
             figures.append(Figure(learning_curves(curves, label), caption, f"{label} over steps for each variant"))
     return figures
 

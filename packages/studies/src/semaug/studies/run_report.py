@@ -82,7 +82,7 @@ def _curves_section(run: Path) -> list[Section]:
         curve = curves_of(run.name, [run], column)
         if curve is not None:
             image = learning_curves([curve], label)
-            blocks.append(Figure(image, f"{label.capitalize()} while training.", f"{label} over steps"))
+            blocks.append(Figure(image, f"The {label} while training.", f"{label} over steps"))
     return [Section("Learning curves", tuple(blocks))] if blocks else []
 
 

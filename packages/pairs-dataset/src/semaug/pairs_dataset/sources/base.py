@@ -96,6 +96,7 @@ class PairSource(Dataset[Pair]):
             raise NoPairs("no image is left to make pairs of; check the folder and its guidance")
         self.source, self.images, self.views, self.seed, self.rule = source, images, views, seed, rule
         self.config: dict[str, Any] = {}
+        self.guidance_digest = ""  # also of pairs that guidance only filters
         self._recipes = np.stack([r.vector() for r in views.recipes])
         self._rules = np.stack([replace(rule, scale=r.scale, whole=not r.crop).vector() for r in views.recipes])
         self._shares = np.zeros(2)
@@ -118,7 +119,8 @@ class PairSource(Dataset[Pair]):
 
     def inputs(self) -> dict[str, str]:
         """Fingerprints of what the pairs are made from, by role."""
-        return inputs_of(self.source)
+        found = inputs_of(self.source)
+        return found | {"guidance": self.guidance_digest} if self.guidance_digest else found
 
     def __getitem__(self, item: int) -> Pair:
         """One pair; raises ``UnreadableImage`` naming the image and the remedy."""

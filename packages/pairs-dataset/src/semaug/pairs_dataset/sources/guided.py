@@ -41,18 +41,11 @@ class GuidedPairs(PairSource):
         guided_views: GuidedViews = "both",
         box_scope: BoxScope = "image",
         mask_mode: MaskMode = "crop_only",
-        guidance_digest: str = "",
     ) -> None:
         super().__init__(source, images, views, seed=seed, rule=rule)
         _check(p_guided, guided_views, box_scope, mask_mode)
         self.objects, self.box_scope, self.mask_mode = objects, box_scope, mask_mode
         self._shares = np.array([p_guided if guided_views == "both" else 0.0, p_guided])
-        self._guidance_digest = guidance_digest
-
-    def inputs(self) -> dict[str, str]:
-        """Fingerprints of the source and of the guidance."""
-        found = super().inputs()
-        return found | {"guidance": self._guidance_digest} if self._guidance_digest else found
 
     def _plan(self, position: int, copy: int, key: str, height: int, width: int) -> Plan:
         boxes, run_first, mask_size = self.objects.row(position)

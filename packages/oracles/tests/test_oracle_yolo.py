@@ -120,10 +120,11 @@ def test_importing_leaves_the_process_as_it_was(weights: Path) -> None:
     import sys
 
     code = (
-        "import os, cv2, numpy as np; cv2.setNumThreads(2); os.environ.pop('OMP_NUM_THREADS', None);"
+        "import os, cv2, PIL.Image, numpy as np; cv2.setNumThreads(2); os.environ.pop('OMP_NUM_THREADS', None);"
         "from semaug.oracles.yolo import import_yolo; import_yolo();"
-        "print(cv2.getNumThreads(), np.get_printoptions()['linewidth'], os.environ.get('OMP_NUM_THREADS'))"
+        "print(cv2.getNumThreads(), np.get_printoptions()['linewidth'], os.environ.get('OMP_NUM_THREADS'),"
+        "PIL.Image.open.__module__)"
     )
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert found.stdout.split() == ["2", "75", "None"]
+    assert found.stdout.split() == ["2", "75", "None", "PIL.Image"]

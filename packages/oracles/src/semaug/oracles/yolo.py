@@ -115,8 +115,9 @@ def import_yolo() -> Any:
 
 @contextmanager
 def _untouched_process() -> Iterator[None]:
-    """Undo what importing ultralytics changes: environment, OpenCV's threads, numpy's printing."""
+    """Undo what importing ultralytics changes: environment, OpenCV's threads, numpy's printing, Pillow's ``open``."""
     import cv2
+    from PIL import Image
 
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -124,6 +125,7 @@ def _untouched_process() -> Iterator[None]:
     Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
     kept = {name: os.environ.get(name) for name in _SET_BY_IMPORT}
     threads, line_width = cv2.getNumThreads(), np.get_printoptions()["linewidth"]
+    open_image = Image.open
     try:
         yield
     finally:
@@ -133,6 +135,7 @@ def _untouched_process() -> Iterator[None]:
             else:
                 os.environ[name] = before
         cv2.setNumThreads(threads)
+        Image.open = open_image
         np.set_printoptions(linewidth=line_width)
 
 

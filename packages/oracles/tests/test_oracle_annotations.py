@@ -137,3 +137,12 @@ def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
 def test_overlap_of_disjoint_and_degenerate_boxes_is_zero() -> None:
     boxes = np.array([[0, 0, 1, 1], [5, 5, 6, 6], [3, 3, 3, 3]], np.float32)
     np.testing.assert_array_equal(box_overlaps(boxes, boxes), np.diag([1.0, 1.0, 0.0]))
+
+
+def test_one_record_is_not_shared_by_two_images_of_one_name(tmp_path):
+    (tmp_path / "1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    index = open_annotations(tmp_path)
+    assert index.get("a/1.jpg") is not None
+    assert index.get("a/1.jpg") is not None
+    with pytest.raises(AnnotationError, match=r"'a/1.jpg' and 'b/1.jpg' both meet '1'; name their folders"):
+        index.get("b/1.jpg")

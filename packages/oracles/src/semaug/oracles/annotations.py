@@ -59,6 +59,7 @@ class AnnotationIndex:
     def __init__(self, readers: Mapping[str, Callable[[], Annotated]], origin: Path) -> None:
         self._readers, self._origin = readers, origin
         self._by_suffix: dict[str, list[str]] = {}
+        self._met: dict[str, str] = {}
         for name in readers:
             for suffix in _suffixes(name):
                 self._by_suffix.setdefault(suffix, []).append(name)
@@ -71,11 +72,18 @@ class AnnotationIndex:
         stem = _stem(key)
         for suffix in _suffixes(stem):
             if suffix in self._readers:
+                self._claim(suffix, key)
                 return self._readers[suffix]()
         names = self._by_suffix.get(stem, [])
         if len(names) > 1:
             raise AnnotationError(f"{self._origin}: {key!r} could be {names[0]!r} or {names[1]!r}; name their folders")
         return self._readers[names[0]]() if names else None
+
+    def _claim(self, record: str, key: str) -> None:
+        """Refuse a record that two images of one name, in different folders, would share."""
+        first = self._met.setdefault(record, key)
+        if _stem(first) != _stem(key):
+            raise AnnotationError(f"{self._origin}: {first!r} and {key!r} both meet {record!r}; name their folders")
 
 
 def open_annotations(path: str | Path) -> AnnotationIndex:

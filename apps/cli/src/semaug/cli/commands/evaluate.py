@@ -31,11 +31,18 @@ def protocol_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @group.command("knn")
 @protocol_options
-@click.option("--exclude-self", is_flag=True, help="Leave a query's own image out of the bank.")
+@click.option(
+    "--exclude-self",
+    is_flag=True,
+    help="Leave a query's own image out of the bank (--train and --test of the same images).",
+)
 def knn(run: Path, bank: str, test: str, out: Path | None, seed: int, as_json: bool, exclude_self: bool) -> None:
     """Weighted kNN over k and temperature, backbone and projector; k and T chosen on a split of --train."""
+    from semaug.artifacts.sources import open_source
     from semaug.studies.evaluation import run_knn
 
+    if exclude_self and open_source(bank).fingerprint != open_source(test).fingerprint:
+        raise click.UsageError(f"--exclude-self knows images by key, and {bank} and {test} are different images")
     features = _features(run, bank, test)
     result = run_knn(*features, exclude_self=exclude_self, device=pick_device(), seed=seed)
     _report(run, out, "knn", result, features, as_json)

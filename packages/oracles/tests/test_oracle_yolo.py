@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from semaug.artifacts.errors import InvalidOption, MissingWeights
 from semaug.oracles.catalogue import OracleSpec, open_detector
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("ultralytics")
+if find_spec("ultralytics") is None:  # not imported here: that would patch other tests' Pillow
+    pytest.skip("ultralytics is not installed", allow_module_level=True)
 
 LOOSE = ["conf=0.0001", "imgsz=128", "max_det=7"]
 """Random weights are never sure: keep what they find anyway."""

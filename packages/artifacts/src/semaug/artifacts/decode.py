@@ -12,6 +12,7 @@ from importlib import import_module
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.Image import open as open_image  # bound early, since ultralytics patches Image.open
 
 from semaug.artifacts.errors import UnreadableImage
 
@@ -96,8 +97,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise UnreadableImage("the file is empty (0 bytes)")
     with _no_warnings():
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.UnidentifiedImageError as error:
+            image = open_image(io.BytesIO(data), formats=FORMATS)
+        except (Image.UnidentifiedImageError, ImportError) as error:  # a patched opener may look for a plugin first
             raise UnreadableImage("not an image in a known format") from error
         except Image.DecompressionBombError as error:
             raise UnreadableImage(f"more than the {MAX_PIXELS:,} pixels allowed (decompression bomb)") from error

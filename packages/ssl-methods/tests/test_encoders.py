@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -140,3 +141,34 @@ def test_export_has_torchvisions_names():
 def test_unknown_backbone_names_the_choices():
     with pytest.raises(InvalidOption, match="'resnet19' is not known; choose one of small-cnn, resnet18, resnet50"):
         build_encoder("resnet19", input_size=32)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "cells"),
+    [("small-cnn", 24, 3), ("small-cnn", 96, 6), ("resnet18", 32, 4), ("resnet18", 96, 3)],
+)
+def test_features_are_the_mean_of_the_spatial_maps(backbone, size, cells):
+    encoder = build_encoder(backbone, input_size=size).eval()
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        maps = encoder.spatial(images)
+        torch.testing.assert_close(maps.mean((2, 3)), encoder(images), rtol=1e-5, atol=1e-6)
+    assert maps.shape == (2, encoder.feature_dim, cells, cells)
+
+
+def test_a_copy_has_spatial_maps_of_its_own_weights():
+    encoder = build_encoder("resnet18", input_size=32).eval()
+    copied = copy.deepcopy(encoder)
+    torch.nn.init.zeros_(copied.backbone.conv1.weight)
+    with torch.no_grad():
+        assert (
+            copied.spatial(torch.rand(1, 3, 32, 32)).unique().numel()
+            < encoder.spatial(torch.rand(1, 3, 32, 32)).numel()
+        )
+
+
+def test_an_encoder_without_spatial_maps_says_so():
+    encoder = build_encoder("small-cnn", input_size=16)
+    encoder.backbone = torch.nn.Flatten()
+    with pytest.raises(InvalidOption, match="backbone 'small-cnn' has no spatial maps to find objects in; choose"):
+        encoder.spatial(torch.zeros(1, 3, 16, 16))

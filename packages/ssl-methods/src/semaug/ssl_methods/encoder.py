@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,18 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, feature_dim) of normalised images (B, 3, S, S)."""
         return self.backbone(images)
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """The backbone's last spatial maps (B, C, h, w) of normalised images (B, 3, S, S).
+
+        Raises ``InvalidOption`` for a backbone without them.
+        """
+        maps = getattr(self.backbone, "spatial_maps", None)
+        if maps is None:
+            raise InvalidOption(
+                f"backbone {self.spec.backbone!r} has no spatial maps to find objects in; choose small-cnn or resnet18"
+            )
+        return cast(Tensor, maps(images))
 
     def project(self, features: Tensor) -> Tensor:
         """Projections (B, projector_dim) of features (B, feature_dim); raises ``InvalidOption`` without a projector."""

@@ -1,4 +1,9 @@
-"""Backbones: each maps images, float32 (B, 3, S, S), to features (B, feature_dim)."""
+"""Backbones: each maps images, float32 (B, 3, S, S), to features (B, feature_dim).
+
+A backbone that keeps places apart has a method ``spatial_maps(images)``: float32 (B, C, h, w), its last maps before
+they are pooled, cell (i, j) standing for rows i/h to (i + 1)/h and columns j/w to (j + 1)/w of the image.
+Self-localisation and class-activation maps read it; a backbone without places (of rows of a table) leaves it out.
+"""
 
 from __future__ import annotations
 

@@ -30,6 +30,12 @@ class SmallCNN(nn.Sequential):
         """Features (B, 128) of images (B, 3, H, W)."""
         return super().forward(images)
 
+    def spatial_maps(self, images: Tensor) -> Tensor:
+        """Maps (B, 128, h, w) of the last convolution, whose mean over the cells is the features."""
+        for block in list(self)[:-2]:
+            images = block(images)
+        return images
+
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)

@@ -109,5 +109,5 @@ def test_gradient_reaches_every_parameter_of_the_encoder():
 
 def test_simclr_takes_two_views():
     method = SimCLR(build_encoder("small-cnn", input_size=16))
-    with pytest.raises(InvalidOption, match="two views of an image, got 3"):
+    with pytest.raises(InvalidOption, match="2 views of an image, got 3"):
         method([torch.zeros(2, 3, 16, 16)] * 3)

@@ -7,11 +7,11 @@ by name.
 from __future__ import annotations
 
 from semaug.ssl_methods.backbones import BACKBONES
-from semaug.ssl_methods.cards import export_torchvision, load_card, load_encoder, save_encoder
+from semaug.ssl_methods.cards import export_torchvision, load_card, load_encoder, load_predictor, save_encoder
 from semaug.ssl_methods.encoder import Encoder, EncoderSpec, build_encoder
-from semaug.ssl_methods.heads import ProjectorSpec
+from semaug.ssl_methods.heads import ProjectorSpec, build_predictor
 from semaug.ssl_methods.losses import nt_xent
-from semaug.ssl_methods.methods import METHODS, Method, SimCLR
+from semaug.ssl_methods.methods import METHODS, Method, SimCLR, ViewCount
 from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings
 
 __all__ = [
@@ -24,10 +24,13 @@ __all__ = [
     "OptimizerSettings",
     "ProjectorSpec",
     "SimCLR",
+    "ViewCount",
     "build_encoder",
+    "build_predictor",
     "export_torchvision",
     "load_card",
     "load_encoder",
+    "load_predictor",
     "nt_xent",
     "save_encoder",
 ]

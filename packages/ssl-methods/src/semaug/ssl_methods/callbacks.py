@@ -17,28 +17,34 @@ from semaug.ssl_methods.batches import BatchOrder
 from semaug.ssl_methods.encoder import Encoder
 from semaug.ssl_methods.errors import TrainingDiverged
 from semaug.ssl_methods.metrics import CurveWriter
+from semaug.ssl_methods.schedules import cosine
 from semaug.ssl_methods.training import Training
 
 Evaluate = Callable[[Encoder], Mapping[str, float]]
 
 
 class StepClock(Callback):
-    """Sets what a step's number decides: the learning rate and the seed of torch's generators."""
+    """Sets what a step's number decides: learning rates, weight decays and the seed of torch's generators.
 
-    def __init__(self, schedule: Callable[[int], float], seed: int) -> None:
+    A group marked ``constant_lr`` keeps its rate; one without weight decay stays without. Each rank draws its own
+    numbers.
+    """
+
+    def __init__(
+        self, schedule: Callable[[int], float], seed: int, *, rank: int = 0, final_weight_decay: float | None = None
+    ) -> None:
         self.schedule = schedule
         self.seed = seed
-        self._base: list[float] | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._base = [group["base_lr"] for group in trainer.optimizers[0].param_groups]
+        self.rank = rank
+        self.final_weight_decay = final_weight_decay
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        assert self._base is not None
-        factor = self.schedule(trainer.global_step)
-        for group, base in zip(trainer.optimizers[0].param_groups, self._base, strict=True):
-            group["lr"] = base * factor
-        _seed(draw_key(self.seed, "step", trainer.global_step, ""), pl_module.device)
+        step, final = trainer.global_step, self.final_weight_decay
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = group["base_lr"] * (1.0 if group.get("constant_lr") else self.schedule(step))
+            if final is not None and group["base_weight_decay"]:
+                group["weight_decay"] = cosine(step, int(trainer.max_steps), group["base_weight_decay"], final)
+        _seed(draw_key(self.seed, "step", step, str(self.rank) if self.rank else ""), pl_module.device)
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -61,7 +67,7 @@ class OnlineEvaluation(Callback):
         step = trainer.global_step
         if trainer.is_global_zero and (step % self.every == 0 or step == trainer.max_steps):
             training = cast(Training, pl_module)
-            encoder = training.method.encoder
+            encoder = training.method.result
             encoder.eval()
             try:
                 with torch.no_grad():

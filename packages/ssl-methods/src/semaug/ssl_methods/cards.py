@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from semaug.artifacts.errors import ArtifactError, InvalidOption, MissingWeights
 from semaug.artifacts.files import hash_file, write_atomic
@@ -19,7 +19,11 @@ from semaug.artifacts.store import package_versions
 from semaug.artifacts.verify import ENCODER_CARD, ENCODER_WEIGHTS
 from semaug.ssl_methods.encoder import Encoder, EncoderSpec, assemble_encoder
 from semaug.ssl_methods.errors import WeightsMismatch
-from semaug.ssl_methods.heads import ProjectorSpec
+from semaug.ssl_methods.heads import Head, ProjectorSpec
+
+M = TypeVar("M", bound=nn.Module)
+PREDICTOR = "predictor."
+"""What the names of a predictor's weights start with."""
 
 
 def save_encoder(
@@ -29,17 +33,21 @@ def save_encoder(
     method: str,
     seed: int,
     steps: int,
+    predictor: nn.Module | None = None,
     config: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
 ) -> EncoderCard:
-    """Write ``encoder.safetensors`` (``backbone.*`` and ``projector.*``), then ``encoder.json``; returns the card.
+    """Write ``encoder.safetensors``, then ``encoder.json``; returns the card.
 
+    The weights are named ``backbone.*``, ``projector.*`` and, for a ``predictor`` that is a ``Head``, ``predictor.*``.
     ``config`` is everything that shaped the weights, ``inputs`` the fingerprints of what was read.
     Raises ``OutputError``.
     """
     from safetensors.torch import save
 
-    weights = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
+    head = predictor if isinstance(predictor, Head) else None
+    state = {**encoder.state_dict(), **(head.state_dict(prefix=PREDICTOR) if head else {})}
+    weights = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / ENCODER_WEIGHTS, save(weights))
     spec = encoder.spec
@@ -54,7 +62,11 @@ def save_encoder(
         method=method,
         seed=seed,
         steps=steps,
-        config={**(config or {}), "projector": asdict(spec.projector) if spec.projector else None},
+        config={
+            **(config or {}),
+            "projector": asdict(spec.projector) if spec.projector else None,
+            "predictor": {"inputs": head.inputs, "spec": asdict(head.spec)} if head else None,
+        },
         inputs=dict(inputs or {}),
         weights_digest=hash_file(folder / ENCODER_WEIGHTS),
         versions={**package_versions(), "torch": torch.__version__},
@@ -81,18 +93,33 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, EncoderCard]:
     Raises ``MissingWeights`` when a file is absent, ``ArtifactError`` when the card is damaged, ``WeightsMismatch``
     when the weights are not the card's.
     """
-    folder = Path(folder)
-    card = load_card(folder)
-    path = folder / ENCODER_WEIGHTS
+    card, path = load_card(Path(folder)), Path(folder) / ENCODER_WEIGHTS
+    encoder = assemble_encoder(_spec_of(card))
+    weights = {k: v for k, v in _checked_weights(path, card).items() if not k.startswith(PREDICTOR)}
+    return _fill(encoder, weights, path, card).eval(), card
+
+
+def load_predictor(folder: str | Path) -> Head | None:
+    """The predictor saved beside the encoder in ``folder``, in evaluation mode; None for a method without one.
+
+    Raises as ``load_encoder``.
+    """
+    card, path = load_card(Path(folder)), Path(folder) / ENCODER_WEIGHTS
+    if not (made := card.config.get("predictor")):
+        return None
+    weights = {k.removeprefix(PREDICTOR): v for k, v in _checked_weights(path, card).items() if k.startswith(PREDICTOR)}
+    return _fill(Head(made["inputs"], ProjectorSpec(**made["spec"])), weights, path, card).eval()
+
+
+def _checked_weights(path: Path, card: EncoderCard) -> dict[str, Tensor]:
     if not path.exists():
-        raise MissingWeights(f"{folder} holds a card and no {ENCODER_WEIGHTS}; copy it beside the card")
+        raise MissingWeights(f"{path.parent} holds a card and no {ENCODER_WEIGHTS}; copy it beside the card")
     found = hash_file(path)
     if found != card.weights_digest:
         raise WeightsMismatch(
             f"{path} has digest {found}, its card says {card.weights_digest}; copy both files from the same run"
         )
-    encoder = _fill(assemble_encoder(_spec_of(card)), _read_weights(path), path)
-    return encoder.eval(), card
+    return _read_weights(path)
 
 
 def _spec_of(card: EncoderCard) -> EncoderSpec:
@@ -111,18 +138,18 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsMismatch(f"{path} is not a safetensors file ({error}); copy it again from its run") from error
 
 
-def _fill(encoder: Encoder, weights: dict[str, Tensor], path: Path) -> Encoder:
-    expected = encoder.state_dict()
+def _fill(module: M, weights: dict[str, Tensor], path: Path, card: EncoderCard) -> M:
+    expected = module.state_dict()
     for name in sorted({*expected, *weights}):
         there, wanted = weights.get(name), expected.get(name)
         shapes = tuple(None if t is None else tuple(t.shape) for t in (there, wanted))
         if shapes[0] != shapes[1]:
             raise WeightsMismatch(
-                f"{path} has {name} of shape {shapes[0]}, the card's {encoder.spec.backbone} needs {shapes[1]}; "
+                f"{path} has {name} of shape {shapes[0]}, the card's {card.backbone} needs {shapes[1]}; "
                 "copy card and weights from the same run"
             )
-    encoder.load_state_dict(weights)
-    return encoder
+    module.load_state_dict(weights)
+    return module
 
 
 def export_torchvision(encoder: Encoder) -> dict[str, Tensor]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption
 from semaug.ssl_methods.backbones import BACKBONES, SMALL_IMAGE, build_backbone
-from semaug.ssl_methods.heads import ProjectorSpec, build_projector
+from semaug.ssl_methods.heads import ProjectorSpec, build_projector, seeded
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,6 +36,7 @@ class EncoderSpec:
 class Encoder(nn.Module):
     """Maps normalised images (B, 3, S, S), float32, to features (B, feature_dim), and features to projections.
 
+    >>> import torch
     >>> encoder = build_encoder("small-cnn", input_size=24)
     >>> features = encoder(torch.zeros(2, 3, 24, 24))
     >>> features.shape, encoder.project(features).shape
@@ -106,6 +105,5 @@ def build_encoder(
     """
     stem = input_size <= SMALL_IMAGE if small_stem is None else small_stem
     spec = EncoderSpec(backbone, input_size, stem, projector, mean, std)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(draw_key(seed, "encoder", 0, ""))
+    with seeded(seed, "encoder"):
         return assemble_encoder(spec)

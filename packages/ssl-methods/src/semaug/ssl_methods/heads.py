@@ -1,21 +1,29 @@
-"""Heads on top of the features: the projector every method trains through."""
+"""Heads on top of the features: the projector every method trains through, and the predictor of some."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
+import torch
 from torch import nn
 
+from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption
+
+Activation = Literal["relu", "gelu", "leaky_relu"]
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectorSpec:
     """An MLP of ``layers`` linear layers: widths ``hidden`` inside and ``out`` at the end.
 
-    ``hidden`` None takes 2048 for features of 512 and more, else the features' own width. The defaults are SimCLR's
-    head as solo-learn builds it: two layers, ReLU between, no batch norm.
+    ``hidden`` None takes 2048 for features of 512 and more, else the features' own width. ``last_affine`` False takes
+    scale and shift from the last batch norm. The defaults are SimCLR's head as solo-learn builds it: two layers, ReLU
+    between, no batch norm.
     """
 
     hidden: int | None = None
@@ -23,6 +31,8 @@ class ProjectorSpec:
     layers: int = 2
     batch_norm: bool = False
     last_batch_norm: bool = False
+    last_affine: bool = True
+    activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         if self.layers < 1 or self.out < 1 or (self.hidden is not None and self.hidden < 1):
@@ -30,6 +40,8 @@ class ProjectorSpec:
                 f"a projector of {self.layers} layers, hidden {self.hidden}, out {self.out} cannot be built; "
                 "every one must be at least 1"
             )
+        if self.activation not in _ACTIVATIONS:
+            raise InvalidOption(f"activation {self.activation!r} is not known; choose one of {', '.join(_ACTIVATIONS)}")
 
     def hidden_width(self, inputs: int) -> int:
         """The hidden width for features of width ``inputs``."""
@@ -38,14 +50,48 @@ class ProjectorSpec:
         return 2048 if inputs >= 512 else inputs
 
 
-def build_projector(inputs: int, spec: ProjectorSpec) -> nn.Sequential:
-    """The MLP from features (B, inputs) to projections (B, spec.out)."""
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "gelu": nn.GELU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.1),
+}
+
+
+class Head(nn.Sequential):
+    """An MLP from (B, inputs) to (B, spec.out) that remembers what it was built from."""
+
+    def __init__(self, inputs: int, spec: ProjectorSpec) -> None:
+        super().__init__(*_layers(inputs, spec))
+        self.inputs = inputs
+        self.spec = spec
+
+
+def _layers(inputs: int, spec: ProjectorSpec) -> list[nn.Module]:
     widths = [inputs] + [spec.hidden_width(inputs)] * (spec.layers - 1)
     modules: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
         modules.append(nn.Linear(width_in, width_out, bias=not spec.batch_norm))
         modules += [nn.BatchNorm1d(width_out)] if spec.batch_norm else []
-        modules.append(nn.ReLU(inplace=True))
+        modules.append(_ACTIVATIONS[spec.activation]())
     modules.append(nn.Linear(widths[-1], spec.out, bias=not spec.last_batch_norm))
-    modules += [nn.BatchNorm1d(spec.out)] if spec.last_batch_norm else []
-    return nn.Sequential(*modules)
+    modules += [nn.BatchNorm1d(spec.out, affine=spec.last_affine)] if spec.last_batch_norm else []
+    return modules
+
+
+def build_projector(inputs: int, spec: ProjectorSpec) -> Head:
+    """The MLP from features (B, inputs) to projections (B, spec.out), drawn from torch's global generator."""
+    return Head(inputs, spec)
+
+
+def build_predictor(inputs: int, spec: ProjectorSpec, *, seed: int = 0) -> Head:
+    """The MLP from projections (B, inputs) to predictions (B, spec.out); its weights depend on ``seed`` alone."""
+    with seeded(seed, "predictor"):
+        return Head(inputs, spec)
+
+
+@contextmanager
+def seeded(seed: int, part: str) -> Iterator[None]:
+    """Within it torch's CPU generator is seeded by (seed, part); afterwards it is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw_key(seed, part, 0, ""))
+        yield

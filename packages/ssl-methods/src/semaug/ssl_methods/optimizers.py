@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ class OptimizerSettings:
     """Rates are for the batch in use: nothing is rescaled behind the caller's back (see ``scaled``).
 
     ``exclude_norms`` takes biases and normalisation weights out of weight decay, and out of LARS's scaling.
+    ``final_weight_decay``, where given, is reached along half a cosine from ``weight_decay`` (as DINO has it).
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
@@ -27,6 +28,7 @@ class OptimizerSettings:
     eta: float = 1e-3
     clip: bool = False
     exclude_norms: bool = False
+    final_weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         if self.name not in _BUILDERS:
@@ -66,17 +68,33 @@ OPTIMIZERS: dict[str, OptimizerSettings] = {
 code uses instead. ``adamw``: ours, for short runs of small networks on a CPU."""
 
 
-def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """The optimizer of all parameters of ``module`` that require a gradient."""
-    return _BUILDERS[settings.name](parameter_groups(module, settings), settings)
+def build_optimizer(
+    module: nn.Module, settings: OptimizerSettings, groups: list[dict[str, Any]] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of all parameters of ``module`` that require a gradient, or of ``groups`` (see below)."""
+    return _BUILDERS[settings.name](groups or parameter_groups(module, settings), settings)
 
 
-def parameter_groups(module: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Weights, and apart from them biases and norms (tensors of one dimension) when these are excluded."""
+def parameter_groups(
+    module: nn.Module, settings: OptimizerSettings, *, constant_lr: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Weights, and apart from them biases and norms (tensors of one dimension) when these are excluded.
+
+    Parameters in ``constant_lr`` form groups of their own, marked ``constant_lr``: the schedule leaves their rate at
+    its full value (SimSiam's predictor).
+    """
+    constant = {id(p) for p in constant_lr}
     trained = [p for p in module.parameters() if p.requires_grad]
+    groups = _split([p for p in trained if id(p) not in constant], settings)
+    held = _split([p for p in trained if id(p) in constant], settings)
+    return groups + [{**group, "constant_lr": True} for group in held]
+
+
+def _split(trained: list[nn.Parameter], settings: OptimizerSettings) -> list[dict[str, Any]]:
     if not settings.exclude_norms:
-        return [{"params": trained}]
+        return [{"params": trained}] if trained else []
     vectors: dict[str, Any] = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
     if settings.name == "lars":
         vectors["adapt"] = False
-    return [{"params": [p for p in trained if p.ndim > 1]}, vectors]
+    groups = [{"params": [p for p in trained if p.ndim > 1]}, vectors]
+    return [group for group in groups if group["params"]]

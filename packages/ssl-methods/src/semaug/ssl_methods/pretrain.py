@@ -129,7 +129,10 @@ def pretrain(
         "training": {"steps": steps, "batch_size": batch_size, "warmup": warmup, "precision": hardware.precision},
         "seed": seed,
     }
-    clock = StepClock(WarmupCosine(steps, warmup), seed)
+    method.check_batch(batch_size, len(pairs), hardware.world)
+    clock = StepClock(
+        WarmupCosine(steps, warmup), seed, rank=order.rank, final_weight_decay=optimizer.final_weight_decay
+    )
     primary = order.rank == 0
     with RunFolder.open(out, identity, inputs or {}, overwrite=overwrite, primary=primary) as folder:
         if card := folder.finished():
@@ -150,8 +153,9 @@ def pretrain(
                 curves.close()
         if primary:
             save_encoder(
-                folder.path, method.encoder, method=method.name, seed=seed, steps=steps, config=identity, inputs=inputs
-            )
+                folder.path, method.result, predictor=method.predictor, method=method.name, seed=seed, steps=steps,
+                config=identity, inputs=inputs,
+            )  # fmt: skip
         _wait_for_all()
         return load_card(folder.path)
 

@@ -27,18 +27,24 @@ class Training(LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch (view, view, ..., index)."""
+        self.method.before_forward(self.trainer.global_step, self.steps)
         scalars = self.method([v.contiguous(memory_format=self.memory_format) for v in batch[:-1]])
         self.scalars = {name: value.detach() for name, value in scalars.items()}
         return scalars["loss"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimizer; each group remembers its own full rate."""
-        optimizer = build_optimizer(self.method, self.optimizer_settings)
+        """One optimizer; each group remembers its own full rate and first weight decay."""
+        settings = self.optimizer_settings
+        optimizer = build_optimizer(self.method, settings, self.method.parameter_groups(settings))
         for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
+            group["base_lr"], group["base_weight_decay"] = group["lr"], group["weight_decay"]
         return optimizer
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gradients are complete and unscaled."""
+        self.method.before_update(self.trainer.global_step, self.steps)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step, then the method's own update (a momentum encoder's, say), before anything looks at the result."""
         super().optimizer_step(*args, **kwargs)
-        self.method.after_step(self.trainer.global_step + 1, self.steps)  # Lightning counts it only later
+        self.method.after_step(self.trainer.global_step, self.steps)  # Lightning counts it only later

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from semaug.artifacts.errors import InvalidOption
 from semaug.ssl_methods.gathering import Gathering, gather_rows, world
+from semaug.ssl_methods.losses.inputs import require_pairs, require_temperature, unit
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.2, *, gathering: Gathering = "candidates") -> Tensor:
@@ -22,16 +22,10 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.2, *, gathering: Gath
     >>> bool(torch.isclose(nt_xent(same, same), torch.tensor(7.0).log()))
     True
     """
-    if z1.shape != z2.shape or z1.ndim != 2:
-        raise InvalidOption(f"views have shapes {tuple(z1.shape)} and {tuple(z2.shape)}; both must be the same (N, P)")
-    if not temperature > 0:
-        raise InvalidOption(f"temperature {temperature} is not positive; SimCLR uses 0.1 to 0.5")
+    require_pairs(z1, z2)
+    require_temperature(temperature)
     with torch.autocast(z1.device.type, enabled=False):
-        return _nt_xent(_unit(z1), _unit(z2), temperature, gathering)
-
-
-def _unit(z: Tensor) -> Tensor:
-    return functional.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+        return _nt_xent(unit(z1), unit(z2), temperature, gathering)
 
 
 def _nt_xent(z1: Tensor, z2: Tensor, temperature: float, gathering: Gathering) -> Tensor:

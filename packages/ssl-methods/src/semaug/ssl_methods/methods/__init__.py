@@ -1,12 +1,12 @@
-"""Methods by id: one paper, one file. A builder takes built parts and keyword hyperparameters."""
+"""Methods by id: one paper, one file; `base` says what each must do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from semaug.ssl_methods.methods.base import Method
+from semaug.ssl_methods.methods.base import Method, ViewCount
 from semaug.ssl_methods.methods.simclr import SimCLR
 
-METHODS: dict[str, Callable[..., Method]] = {"simclr": SimCLR}
+METHODS: dict[str, type[Method]] = {
+    "simclr": SimCLR,
+}
 
-__all__ = ["METHODS", "Method", "SimCLR"]
+__all__ = ["METHODS", "Method", "SimCLR", "ViewCount"]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from semaug.artifacts.errors import InvalidOption
 from semaug.ssl_methods.encoder import Encoder
+from semaug.ssl_methods.losses.inputs import require_temperature
 from semaug.ssl_methods.losses.simclr import nt_xent
-from semaug.ssl_methods.methods.base import Method
+from semaug.ssl_methods.methods.base import Method, Settings
 
 
 class SimCLR(Method):
@@ -27,19 +27,14 @@ class SimCLR(Method):
 
     def __init__(self, encoder: Encoder, temperature: float = 0.2) -> None:
         super().__init__(encoder)
-        if not temperature > 0:
-            raise InvalidOption(f"temperature {temperature} is not positive; SimCLR uses 0.1 to 0.5")
-        if encoder.projector is None:
-            raise InvalidOption("SimCLR trains through a projector and this encoder has none; give a ProjectorSpec")
+        require_temperature(temperature)
         self.temperature = temperature
 
-    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
-        """``loss`` of two views, each (B, 3, S, S); raises ``InvalidOption`` for another number of views."""
-        if len(views) != 2:
-            raise InvalidOption(f"SimCLR takes two views of an image, got {len(views)}")
+    def scalars(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
+        """``loss`` of two views, each (B, 3, S, S)."""
         z1, z2 = self.encoder.project(self.encoder(torch.cat(list(views)))).chunk(2)
         return {"loss": nt_xent(z1, z2, self.temperature)}
 
-    def settings(self) -> dict[str, float | int | str]:
+    def settings(self) -> Settings:
         """The temperature."""
         return {"temperature": self.temperature}

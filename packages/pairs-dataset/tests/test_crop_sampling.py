@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torchvision.transforms import v2
 
 from semaug.artifacts import draws
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.masks import encode_mask
+from semaug.pairs_dataset.beta import symmetric_beta
 from semaug.pairs_dataset.crops import (
     CropRule,
     choose_object,
@@ -197,9 +200,76 @@ def test_random_place_keeps_the_size_and_stays_in_the_image() -> None:
     assert len(places) > 40
 
 
+@given(st.floats(0, 1, exclude_max=True), st.floats(0.01, 1))
+@settings(max_examples=300, deadline=None)
+def test_symmetric_beta_is_scipys_quantile(number: float, alpha: float) -> None:
+    found = symmetric_beta(number, alpha)
+    assert found == pytest.approx(stats.beta.ppf(number, alpha, alpha), rel=1e-12, abs=1e-250)
+    assert symmetric_beta(number, 1.0) == number
+
+
+def _places(rule: CropRule, free: int, count: int = 4000) -> np.ndarray:
+    """Top and left of ``count`` square crops that leave ``free`` pixels of room at each side's end."""
+    side = 400
+    share = (side - free) ** 2 / side**2
+    vector = replace(rule, scale=(share, share), ratio=(1.0, 1.0)).vector()
+    crops = [
+        random_resized_crop(np.uint64(draws.draw_key(i, "crop", 0, "a")), 0, side, side, share, share, vector)
+        for i in range(count)
+    ]
+    assert {crop[2:] for crop in crops} == {(side - free, side - free)}
+    return np.array(crops)[:, :2]
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.6, 0.8])
+def test_places_follow_the_symmetric_beta(alpha) -> None:
+    free = 9
+    places = _places(CropRule(centre_beta=alpha), free)
+    chances = np.diff(stats.beta.cdf(np.linspace(0, 1, free + 2), alpha, alpha))
+    for axis in (0, 1):
+        counts = np.bincount(places[:, axis], minlength=free + 1)
+        assert stats.chisquare(counts, chances * len(places)).pvalue > 1e-3
+        assert stats.chisquare(counts, np.full(free + 1, len(places) / (free + 1))).pvalue < 1e-3
+    assert abs(np.corrcoef(places.T)[0, 1]) < 0.05
+
+
+def test_an_alpha_of_one_is_uniform_and_smaller_ones_move_the_same_crops_outwards() -> None:
+    uniform_places = _places(CropRule(), 300)
+    assert np.array_equal(_places(CropRule(centre_beta=1.0), 300), uniform_places)
+    outward = _places(CropRule(centre_beta=0.6), 300)
+    assert (np.abs(outward - 150) >= np.abs(uniform_places - 150) - 1).all()
+    assert (np.sign(outward - 150) * np.sign(uniform_places - 150) >= 0).all()
+
+
+@given(keys, sides, sides, st.floats(0.001, 1), st.sampled_from(["inside", "cover"]))
+@settings(max_examples=100, deadline=None)
+def test_suppressed_crops_lie_in_the_image_and_keep_the_sizes_of_the_uniform(key, height, width, alpha, mode) -> None:
+    box = np.array([0.2, 0.1, 0.7, 0.8])
+    crops = [
+        guided_crop(np.uint64(key), box, NO_RUNS, SIZE_1, width, height, CropRule(mode=mode, centre_beta=a).vector())
+        for a in (None, alpha)
+    ]
+    top, left, h, w = crops[1]
+    assert min(top, left) >= 0
+    assert top + h <= height
+    assert left + w <= width
+    if mode == "inside":
+        assert crops[0][2:] == crops[1][2:]
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"mode": "outside"}, {"scale": (0.5, 0.2)}, {"box_scale": (0, 1)}, {"tau": 1.5}, {"margin": -1}, {"select": "x"}],
+    [
+        {"mode": "outside"},
+        {"scale": (0.5, 0.2)},
+        {"box_scale": (0, 1)},
+        {"tau": 1.5},
+        {"margin": -1},
+        {"select": "x"},
+        {"centre_beta": 0.0},
+        {"centre_beta": 1.5},
+        {"centre_beta": float("nan")},
+    ],
 )
 def test_wrong_rules_are_refused(options) -> None:
     with pytest.raises(InvalidOption):

@@ -343,3 +343,14 @@ def test_guidance_of_other_images_is_refused(source, guidance) -> None:
     other = GuidanceTable.of(list(guidance.rows.values()), source="another")
     with pytest.raises(ArtifactError, match="made on images another"):
         make_pairs("guided", source, size=16, guidance=other)
+
+
+@pytest.mark.parametrize("name", ["standard", "duplicated", "guided", "cross", "center", "random_box", "shuffled_box"])
+def test_centre_suppression_moves_the_crops_of_every_source_and_is_part_of_its_config(name, source, guidance) -> None:
+    plain, suppressed = build(name, source, guidance), build(name, source, guidance, centre_beta=0.3)
+    assert "centre_beta" not in plain.config["crop"]
+    assert suppressed.config["crop"] == plain.config["crop"] | {"centre_beta": 0.3}
+    plans = [[p.plan(i, 200, 200).crops for i in range(COUNT)] for p in (plain, suppressed)]
+    before, after = (np.concatenate(p) for p in plans)
+    assert np.array_equal(before[:, 2:], after[:, 2:])
+    assert (before[:, :2] != after[:, :2]).mean() > 0.5

@@ -137,6 +137,7 @@ def make_pairs(
     margin: float = 0.1,
     tau: float = 0.5,
     tau_mask: float = 0.3,
+    centre_beta: float | None = None,
     p_guided: float = 1.0,
     guided_views: GuidedViews = "both",
     box_select: BoxSelect = "random",
@@ -163,7 +164,10 @@ def make_pairs(
         guidance.require_source(source.fingerprint)
     views = ViewSettings(_recipes(preset, without, scale), size, mean, std)
     first = views.recipes[0].scale
-    rule = CropRule(crop, first, box_scale or first, margin=margin, tau=tau, tau_mask=tau_mask, select=box_select)
+    rule = CropRule(
+        crop, first, box_scale or first, margin=margin, tau=tau, tau_mask=tau_mask, select=box_select,
+        centre_beta=centre_beta,
+    )  # fmt: skip
     parts = _Parts(
         source, _images(source, guidance), views, seed, rule, guidance, p_guided, guided_views, box_scope, mask_mode,
         copies, materialized,
@@ -193,6 +197,8 @@ def _images(source: ImageSource, guidance: GuidanceTable | None) -> NDArray[np.i
 
 def _config(name: str, chosen: str | tuple[Recipe, Recipe], p: _Parts, pairs: PairSource) -> dict[str, Any]:
     rule = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(pairs.rule).items()}
+    if pairs.rule.centre_beta is None:  # runs made before there was one go on
+        del rule["centre_beta"]
     config: dict[str, Any] = {
         "pairs": name,
         "preset": chosen if isinstance(chosen, str) else "custom",

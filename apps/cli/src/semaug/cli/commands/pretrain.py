@@ -24,7 +24,7 @@ PRESETS = (
     "adainf_asymmetric", "identity",
 )  # fmt: skip
 PAIR_OPTIONS = (
-    "preset", "crop", "scale", "box_scale", "margin", "tau", "tau_mask", "p_guided", "guided_views",
+    "preset", "crop", "scale", "box_scale", "margin", "tau", "tau_mask", "centre_beta", "p_guided", "guided_views",
     "box_select", "box_scope", "mask_mode", "copies", "materialized",
 )  # fmt: skip
 
@@ -48,6 +48,11 @@ def group() -> None:
 @click.option("--margin", type=click.FloatRange(0), help="How far a box is widened, as a share of its sides (0.1).")
 @click.option("--tau", type=click.FloatRange(0, 1), help="Share of a box or mask that a crop must keep (0.5).")
 @click.option("--tau-mask", type=click.FloatRange(0, 1), help="Or the share of the crop that a mask must fill (0.3).")
+@click.option(
+    "--centre-beta",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Place crops by Beta(b, b), which shuns the centre below 1 (uniformly; 0.6 in ContrastiveCrop).",
+)
 @click.option("--p-guided", type=click.FloatRange(0, 1), help="Probability that a view is guided (1).")
 @click.option("--guided-views", type=click.Choice(["both", "one"]), help="Which views are guided (both).")
 @click.option("--box-select", type=click.Choice(["random", "largest", "union", "all"]), help="Which object (random).")

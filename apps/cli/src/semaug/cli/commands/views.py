@@ -50,6 +50,10 @@ def group() -> None:
 @click.option(
     "--tau-mask", type=float, default=0.3, show_default=True, help="Or the share of the crop that a mask must fill."
 )
+@click.option(
+    "--centre-beta", type=click.FloatRange(0, 1, min_open=True),
+    help="Place crops by Beta(b, b), which shuns the centre below 1 (default: uniformly).",
+)  # fmt: skip
 @click.option("--p-guided", type=float, default=1.0, show_default=True, help="Probability that a view is guided.")
 @click.option("--box-select", type=click.Choice(SELECTS), default="random", show_default=True, help="Among objects.")
 @click.option("--box-scope", type=click.Choice(["image", "view"]), default="image", show_default=True,

@@ -14,14 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from oracle_table import PLUGIN, OracleRecall, measure_recall, true_boxes
+from oracle_table import (
+    Photographs,
+    Recall,
+    detect_all,
+    fastestdet_spec,
+    measure_recall,
+    open_photographs,
+)
 
 from semaug.artifacts.guidance_table import GuidanceTable
-from semaug.artifacts.schemas import Guidance
-from semaug.artifacts.sources import ImageSource, open_source
 from semaug.oracles.catalogue import OracleSpec, open_detector
-from semaug.oracles.protocols import Boxes, Detector, Image
-from semaug.oracles.selection import usable_boxes
 from semaug.pairs_dataset import Retention, make_pairs, measure_retention
 
 SCALE = (0.3, 1.0)
@@ -33,43 +36,22 @@ class CropRow:
     """One row: where crops are cut, what the oracle behind them finds, and what the crops keep."""
 
     crops: str
-    recall: OracleRecall | None
+    recall: Recall | None
     retention: Retention
 
 
-@dataclass(frozen=True, slots=True)
-class Photographs:
-    """Images with their true boxes over 2% of the area."""
-
-    source: ImageSource
-    images: Sequence[Image]
-    truth: Sequence[Boxes]
-
-    def table(self, boxes: Sequence[Boxes]) -> GuidanceTable:
-        """Boxes as guidance; an image without any takes standard crops, as after ``semaug guide extract``."""
-        rows = [
-            Guidance(self.source.key(i), *image.shape[:2], boxes=found, fallback=len(found) == 0)
-            for i, (image, found) in enumerate(zip(self.images, boxes, strict=True))
-        ]
-        return GuidanceTable.of(rows)
-
-    def retention(self, pairs: str, guidance: GuidanceTable | None, draws: int) -> Retention:
-        made = make_pairs(pairs, self.source, guidance=guidance, scale=SCALE, margin=0.0, seed=0)
-        return measure_retention(made, self.table(self.truth), draws=draws)
+def retention(photographs: Photographs, pairs: str, guidance: GuidanceTable | None, draws: int) -> Retention:
+    """What crops of these pairs keep of the true objects."""
+    made = make_pairs(pairs, photographs.source, guidance=guidance, scale=SCALE, margin=0.0, seed=0)
+    return measure_retention(made, photographs.table(photographs.truth), draws=draws)
 
 
-def open_photographs(folder: Path) -> Photographs:
-    """A folder with ``images/`` and, in YOLO txt, ``boxes/``."""
-    source = open_source(str(folder / "images"))
-    return Photographs(source, *true_boxes(source, folder / "boxes"))
-
-
-def oracle_row(photographs: Photographs, crops: str, detector: Detector, draws: int) -> tuple[CropRow, GuidanceTable]:
-    """Recall of the detector's first five boxes, and retention of crops drawn in any of its boxes."""
-    recall = measure_recall(crops, "", detector, photographs.images, photographs.truth)
-    found = [usable_boxes(detector.detect([i])[0], *i.shape[:2]) for i in photographs.images]
+def oracle_row(photographs: Photographs, crops: str, spec: OracleSpec, draws: int) -> tuple[CropRow, GuidanceTable]:
+    """Recall of the oracle's first five boxes, and retention of crops drawn in any of its boxes."""
+    found = detect_all(open_detector(spec), photographs.keys(), photographs.images)
     table = photographs.table(found)
-    return CropRow(crops, recall, photographs.retention("guided", table, draws)), table
+    recall = measure_recall(found, photographs.truth)
+    return CropRow(crops, recall, retention(photographs, "guided", table, draws)), table
 
 
 def crop_rows(folder: Path, fastestdet: Path | None, draws: int = 20) -> list[CropRow]:
@@ -78,22 +60,16 @@ def crop_rows(folder: Path, fastestdet: Path | None, draws: int = 20) -> list[Cr
     truth = photographs.table(photographs.truth)
     specs = {"saliency": OracleSpec("saliency")}
     if fastestdet is not None:
-        specs["FastestDet"] = OracleSpec(f"{PLUGIN}:FastestDet", (("model", str(fastestdet)),))
-    rows = [CropRow("standard", None, photographs.retention("standard", None, draws))]
-    rows.append(oracle_row(photographs, "centre box", _open(OracleSpec("center")), draws)[0])
+        specs["FastestDet"] = fastestdet_spec(fastestdet)
+    rows = [CropRow("standard", None, retention(photographs, "standard", None, draws))]
+    rows.append(oracle_row(photographs, "centre box", OracleSpec("center"), draws)[0])
     for name, spec in specs.items():
-        row, table = oracle_row(photographs, f"guided by {name}", _open(spec), draws)
-        control = photographs.retention("random_box", table, draws)
+        row, table = oracle_row(photographs, f"guided by {name}", spec, draws)
+        control = retention(photographs, "random_box", table, draws)
         rows += [row, CropRow(f"random boxes, sizes of {name}", None, control)]
-    rows.append(CropRow("guided by the true boxes", None, photographs.retention("guided", truth, draws)))
-    control = photographs.retention("random_box", truth, draws)
+    rows.append(CropRow("guided by the true boxes", None, retention(photographs, "guided", truth, draws)))
+    control = retention(photographs, "random_box", truth, draws)
     return [*rows, CropRow("random boxes, sizes of the true", None, control)]
-
-
-def _open(spec: OracleSpec) -> Detector:
-    detector = open_detector(spec)
-    assert isinstance(detector, Detector)
-    return detector
 
 
 def cells(row: CropRow) -> Mapping[str, str]:

@@ -17,6 +17,8 @@ from semaug.artifacts.sources import ImageSource
 from semaug.pairs_dataset import presets
 from semaug.pairs_dataset.backgrounds import MaskMode
 from semaug.pairs_dataset.crops import BoxSelect, CropMode, CropRule
+from semaug.pairs_dataset.local_views import LocalViews
+from semaug.pairs_dataset.local_views import local_views as plan_local_views
 from semaug.pairs_dataset.materialized_source import open_materialized
 from semaug.pairs_dataset.objects import ObjectRows, centre_rows, object_rows, shuffled_rows, without_masks
 from semaug.pairs_dataset.presets import Recipe, recipe_dict
@@ -148,10 +150,16 @@ def make_pairs(
 ) -> PairSource:
     """Put a pair source together; ``pairs.config`` is everything that decides its views, as plain JSON values.
 
+    local_views: int = 0,
+    local_size: int | None = None,
+    local_scale: tuple[float, float] | None = None,
+    guided_locals: bool = False,
     ``name`` is one of ``PAIR_SOURCES``. ``scale`` (a crop's share of the image) stands in for the preset's,
     ``box_scale`` (its share of the box) for ``scale``. Where ``guidance`` is given, images that its step skipped are
     left out, also of `standard`, so that variants see the same images; an image it marks ``fallback`` takes the
-    standard views. Options as for ``CropRule`` and ``GuidedPairs``.
+    standard views. Options as for ``CropRule`` and ``GuidedPairs``; ``local_views`` asks for as many small views beside
+    the two (multi-crop), of ``local_size`` pixels and ``local_scale`` of the image, inside the object's box for
+    ``guided_locals`` (see ``LocalViews``); the global views are the same without them.
 
     Raises ``InvalidOption`` for a name, option or missing guidance, ``ArtifactError`` for guidance of other images,
     ``NoPairs`` when nothing is left.
@@ -162,7 +170,9 @@ def make_pairs(
         raise InvalidOption(f"pairs {name!r} need guidance; make it with `semaug guide extract` and give --guidance")
     if guidance is not None and guidance.source:  # a table made in memory may not say
         guidance.require_source(source.fingerprint)
-    views = ViewSettings(_recipes(preset, without, scale), size, mean, std)
+    recipes = _recipes(preset, without, scale)
+    local = plan_local_views(local_views, recipes, size, local_size=local_size, scale=local_scale, guided=guided_locals)
+    views = ViewSettings(recipes, size, mean, std, local)
     first = views.recipes[0].scale
     rule = CropRule(
         crop, first, box_scale or first, margin=margin, tau=tau, tau_mask=tau_mask, select=box_select,
@@ -218,3 +228,15 @@ def _config(name: str, chosen: str | tuple[Recipe, Recipe], p: _Parts, pairs: Pa
             "mask_mode": p.mask_mode,
         }
     return config
+    if p.views.local is not None:
+        config["local"] = _local_config(p.views.local)
+
+
+def _local_config(local: LocalViews) -> dict[str, Any]:
+    return {
+        "count": local.count,
+        "size": local.size,
+        "scale": list(local.scale),
+        "recipe": recipe_dict(local.recipe),
+        "guided": local.guided,
+    }

@@ -58,7 +58,7 @@ def _head(sheet: Image.Image, left: int, name: str, cell: int) -> None:
 
 
 def _cells(pairs: PairSource, item: int, guidance: GuidanceTable | None, cell: int) -> list[Image.Image]:
-    view_1, view_2, index = pairs[item]
+    view_1, view_2, *_, index = pairs[item]
     image = pairs.source.read(index)
     original = not (isinstance(pairs, InflatedPairs) and item >= len(pairs.images))
     crops = pairs.plan(item, *image.shape[:2]).crops.tolist() if original else []

@@ -25,7 +25,8 @@ PRESETS = (
 )  # fmt: skip
 PAIR_OPTIONS = (
     "preset", "crop", "scale", "box_scale", "margin", "tau", "tau_mask", "centre_beta", "p_guided", "guided_views",
-    "box_select", "box_scope", "mask_mode", "copies", "materialized",
+    "box_select", "box_scope", "mask_mode", "copies", "materialized", "local_views", "local_size", "local_scale",
+    "guided_locals",
 )  # fmt: skip
 
 
@@ -62,6 +63,10 @@ def group() -> None:
 @click.option(
     "--materialized", type=click.Path(exists=True), help="Crops of `semaug views materialize`, for `inflated`."
 )
+@click.option("--local-views", type=click.IntRange(0), help="Small views beside the two (multi-crop: swav, dino; 0).")
+@click.option("--local-size", type=click.IntRange(8), help="Side of a small view in pixels (96 at --size 224).")
+@click.option("--local-scale", type=(float, float), help="A small view's share of the image or box (0.05 0.4).")
+@click.option("--guided-locals", is_flag=True, default=None, help="Cut small views inside the object's box too.")
 @click.option("--backbone", default="resnet18", show_default=True, help="resnet18, resnet50 or small-cnn.")
 @click.option("--small-stem/--large-stem", default=None, help="3x3 stem without pooling (up to 64 px by itself).")
 @click.option("--size", type=click.IntRange(8), default=224, show_default=True, help="Side of a view in pixels.")

@@ -17,10 +17,12 @@ from semaug.artifacts.errors import InvalidOption, UnreadableImage
 from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.pairs_dataset.crops import CropRule, plan_crops
 from semaug.pairs_dataset.errors import NoPairs
+from semaug.pairs_dataset.local_views import LocalViews
 from semaug.pairs_dataset.photometrics import normalisation, render_views, scratch_length
 from semaug.pairs_dataset.presets import Recipe
 
-Pair = tuple[torch.Tensor, torch.Tensor, int]
+Pair = tuple[Any, ...]
+"""(view_1, view_2, local views ..., index)."""
 Triple = tuple[float, float, float]
 
 _NO_BOXES = np.zeros((0, 4))
@@ -31,12 +33,15 @@ _UNIT_SIZE = np.ones(2, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class ViewSettings:
-    """How views look: one recipe a view, ``size`` pixels a side, normalised by ``mean`` and ``std`` (values 0 to 1)."""
+    """How views look: one recipe a global view, ``size`` pixels a side, normalised by ``mean`` and ``std`` (values 0 to
+    1); and the local views, if any.
+    """
 
     recipes: tuple[Recipe, Recipe]
     size: int
     mean: Triple
     std: Triple
+    local: LocalViews | None = None
 
     def __post_init__(self) -> None:
         if self.size < 2:
@@ -44,30 +49,45 @@ class ViewSettings:
         if min(self.std) <= 0:
             raise InvalidOption(f"std is {self.std}; give three numbers above 0")
 
+    @property
+    def local_count(self) -> int:
+        """Number of local views."""
+        return self.local.count if self.local else 0
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """The shapes of an item's views: the global ones together, then the local ones."""
+        groups = ((2, self.size), *([(self.local.count, self.local.size)] if self.local else []))
+        return tuple((count, 3, size, size) for count, size in groups)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The crops of one item: ``crops`` int64 (2, 4) top, left, height, width; ``chosen`` int64 (2,), the object's
-    number, -1 for the union of all, -2 for a standard crop."""
+    """The crops of an item's V views, the global two first: ``crops`` int64 (V, 4) top, left, height, width; ``chosen``
+    int64 (V,), the object's number, -1 for the union of all, -2 for a standard crop."""
 
     crops: NDArray[np.int64]
     chosen: NDArray[np.int64]
 
 
 class PairBatch(list[Pair]):
-    """The items of a batch, whose views are slices of ``views``, float32 (B, 2, 3, S, S)."""
+    """The items of a batch, whose views are slices of ``views``, float32 (B, 2, 3, S, S), and, with multi-crop, of
+    ``local_views``, float32 (B, n, 3, s, s)."""
 
-    def __init__(self, pairs: list[Pair], views: torch.Tensor) -> None:
+    def __init__(self, pairs: list[Pair], views: torch.Tensor, local_views: torch.Tensor | None = None) -> None:
         super().__init__(pairs)
         self.views = views
+        self.local_views = local_views
 
 
-def collate_pairs(batch: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``collate_fn`` that hands a ``PairBatch`` on without copying: view 1, view 2 (B, 3, S, S), index int64 (B,)."""
+def collate_pairs(batch: Sequence[Pair]) -> tuple[torch.Tensor, ...]:
+    """``collate_fn`` that hands a ``PairBatch`` on without copying: view 1, view 2 (B, 3, S, S), the local views
+    (B, 3, s, s), index int64 (B,)."""
     if not isinstance(batch, PairBatch):  # a loader that fetches item by item
-        return cast("tuple[torch.Tensor, torch.Tensor, torch.Tensor]", torch.utils.data.default_collate(list(batch)))
-    index = torch.tensor([i for _, _, i in batch], dtype=torch.int64)
-    return batch.views[:, 0], batch.views[:, 1], index
+        return tuple(torch.utils.data.default_collate(list(batch)))
+    index = torch.tensor([pair[-1] for pair in batch], dtype=torch.int64)
+    local = batch.local_views.unbind(1) if batch.local_views is not None else ()
+    return (*batch.views.unbind(1), *local, index)
 
 
 def _batch_buffer(shape: tuple[int, ...]) -> torch.Tensor:
@@ -80,14 +100,17 @@ def _batch_buffer(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class PairSource(Dataset[Pair]):
-    """Two views of one image an item: ``(view_1, view_2, index)``, views float32 (3, S, S), index into ``source``.
+    """Two views of one image an item: ``(view_1, view_2, index)``, views float32 (3, S, S), index into ``source``; with
+    ``views.local`` the local views, float32 (3, s, s), stand before the index.
 
     A plain map-style Dataset: it works in any loop, with forked and spawned workers, and needs no care under DDP,
-    since each item's draws depend on nothing but (seed, epoch, key, copy, view). Call ``set_epoch`` before each epoch;
-    workers that persist see it too. This base class gives standard views; subclasses change ``_item`` and ``_plan``.
+    since each item's draws depend on nothing but (seed, epoch, key, copy, view): local views change no global one. Call
+    ``set_epoch`` before each epoch; workers that persist see it too. This base class gives standard views; subclasses
+    change ``_item`` and ``_plan``.
     """
 
     copies = 1
+    collate = staticmethod(collate_pairs)
 
     def __init__(
         self, source: ImageSource, images: NDArray[np.int64], views: ViewSettings, *, seed: int, rule: CropRule
@@ -97,9 +120,8 @@ class PairSource(Dataset[Pair]):
         self.source, self.images, self.views, self.seed, self.rule = source, images, views, seed, rule
         self.config: dict[str, Any] = {}
         self.guidance_digest = ""  # also of pairs that guidance only filters
-        self._recipes = np.stack([r.vector() for r in views.recipes])
-        self._rules = np.stack([replace(rule, scale=r.scale, whole=not r.crop).vector() for r in views.recipes])
-        self._shares = np.zeros(2)
+        self._recipes, self._rules = _vectors(views, rule)
+        self._shares = np.zeros(len(self._rules))
         self._norm = normalisation(views.mean, views.std)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._epoch_now = self._epoch.numpy()  # the same memory, quicker to read
@@ -124,15 +146,16 @@ class PairSource(Dataset[Pair]):
 
     def __getitem__(self, item: int) -> Pair:
         """One pair; raises ``UnreadableImage`` naming the image and the remedy."""
-        views = torch.empty(2, 3, self.views.size, self.views.size)
-        return views[0], views[1], self._write(self._checked(item), views.numpy())
+        groups = [torch.empty(shape) for shape in self.views.shapes]
+        index = self._write(self._checked(item), [g.numpy() for g in groups])
+        return (*(view for group in groups for view in group), index)
 
     def __getitems__(self, items: Sequence[int]) -> PairBatch:
-        """A batch in one buffer (``torch.utils.data`` calls this by itself)."""
-        views = _batch_buffer((len(items), 2, 3, self.views.size, self.views.size))
-        out = views.numpy()
-        index = [self._write(self._checked(item), out[k]) for k, item in enumerate(items)]
-        return PairBatch([(views[k, 0], views[k, 1], i) for k, i in enumerate(index)], views)
+        """A batch in one buffer, and one of local views (``torch.utils.data`` calls this by itself)."""
+        groups = [_batch_buffer((len(items), *shape)) for shape in self.views.shapes]
+        out = [g.numpy() for g in groups]
+        index = [self._write(self._checked(item), [o[k] for o in out]) for k, item in enumerate(items)]
+        return PairBatch([(*(view for g in groups for view in g[k]), i) for k, i in enumerate(index)], *groups)
 
     def plan(self, item: int, height: int, width: int) -> Plan:
         """Where the views of ``item`` would be cut in this epoch, from an image of ``height`` x ``width`` pixels."""
@@ -157,22 +180,26 @@ class PairSource(Dataset[Pair]):
                 "which leaves unreadable images out"
             ) from error
 
-    def _write(self, item: int, out: NDArray[np.float32]) -> int:
+    def _write(self, item: int, out: Sequence[NDArray[np.float32]]) -> int:
         position, copy = self._item(item)
         index = int(self.images[position])
         key, image = self.source.key(index), self._read(index)
         plan = self._plan(position, copy, key, image.shape[0], image.shape[1])
-        self._render(position, image, plan, self._keys("photometric", key, copy), out)
+        keys, first = self._keys("photometric", key, copy), 0
+        for group in out:
+            views = slice(first, first + len(group))
+            self._render(position, image, plan, keys, views, group)
+            first += len(group)
         return index
 
     def _keys(self, purpose: str, key: str, copy: int) -> NDArray[np.uint64]:
         epoch = int(self._epoch_now[0])
-        views = [draw_key(self.seed, purpose, epoch, key, copy, v) for v in (0, 1)]
+        views = [draw_key(self.seed, purpose, epoch, key, copy, v) for v in range(len(self._rules))]
         return np.array(views, np.uint64)
 
     def _plan(self, position: int, copy: int, key: str, height: int, width: int) -> Plan:
-        crops, chosen = np.empty((2, 4), np.int64), np.empty(2, np.int64)
         keys = self._keys("crop", key, copy)
+        crops, chosen = np.empty((len(keys), 4), np.int64), np.empty(len(keys), np.int64)
         plan_crops(
             height, width, keys, keys, self._shares, _NO_BOXES, _NO_RUNS, _ZERO_OFFSET, _UNIT_SIZE, self._rules,
             crops, chosen,
@@ -180,14 +207,17 @@ class PairSource(Dataset[Pair]):
         return Plan(crops, chosen)
 
     def _render(
-        self, position: int, image: NDArray[np.uint8], plan: Plan, keys: NDArray[np.uint64], out: NDArray[np.float32]
-    ) -> None:
-        render_views(image, plan.crops, keys, self._recipes, self._norm, self._scratch(), out)
+        self, position: int, image: NDArray[np.uint8], plan: Plan, keys: NDArray[np.uint64], views: slice,
+        out: NDArray[np.float32],
+    ) -> None:  # fmt: skip
+        """Write ``views`` of the item, all of one size, to ``out``."""
+        render_views(image, plan.crops[views], keys[views], self._recipes[views], self._norm, self._scratch(), out)
 
     def _scratch(self) -> NDArray[np.float32]:
         found = getattr(self._local, "scratch", None)
         if found is None:
-            found = self._local.scratch = np.empty(scratch_length(self.views.size), np.float32)
+            largest = max(size for *_, size in self.views.shapes)
+            found = self._local.scratch = np.empty(scratch_length(largest), np.float32)
         return cast("NDArray[np.float32]", found)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -195,3 +225,13 @@ class PairSource(Dataset[Pair]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _local=threading.local(), _epoch_now=state["_epoch"].numpy())
+
+
+def _vectors(views: ViewSettings, rule: CropRule) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Recipes and crop rules, one row a view."""
+    recipes = list(views.recipes)
+    rules = [replace(rule, scale=r.scale, whole=not r.crop) for r in recipes]
+    if views.local is not None:
+        recipes += [views.local.recipe] * views.local.count
+        rules += [views.local.rule(rule)] * views.local.count
+    return np.stack([r.vector() for r in recipes]), np.stack([r.vector() for r in rules])

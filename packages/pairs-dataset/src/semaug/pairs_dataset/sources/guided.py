@@ -25,7 +25,8 @@ class GuidedPairs(PairSource):
 
     ``objects`` holds one row an item of ``images``; an image without objects gives exactly the standard views. One
     object is drawn an image and epoch, so that both views hold the same (``box_scope="view"``: one a view).
-    ``mask_mode`` other than ``crop_only`` alters the pixels outside the mask of a guided view.
+    ``mask_mode`` other than ``crop_only`` alters the pixels outside the mask of a guided view. Local views are guided
+    with the same probability where ``views.local`` says so.
     """
 
     def __init__(
@@ -45,16 +46,18 @@ class GuidedPairs(PairSource):
         super().__init__(source, images, views, seed=seed, rule=rule)
         _check(p_guided, guided_views, box_scope, mask_mode)
         self.objects, self.box_scope, self.mask_mode = objects, box_scope, mask_mode
-        self._shares = np.array([p_guided if guided_views == "both" else 0.0, p_guided])
+        local = [p_guided if views.local and views.local.guided else 0.0] * views.local_count
+        self._shares = np.array([p_guided if guided_views == "both" else 0.0, p_guided, *local])
 
     def _plan(self, position: int, copy: int, key: str, height: int, width: int) -> Plan:
         boxes, run_first, mask_size = self.objects.row(position)
         if len(boxes) == 0:
             return super()._plan(position, copy, key, height, width)
-        crops, chosen = np.empty((2, 4), np.int64), np.empty(2, np.int64)
+        keys = self._keys("crop", key, copy)
+        crops, chosen = np.empty((len(keys), 4), np.int64), np.empty(len(keys), np.int64)
         plan_crops(
-            height, width, self._keys("crop", key, copy), self._object_keys(key, copy), self._shares, boxes,
-            self.objects.runs, run_first, mask_size, self._rules, crops, chosen,
+            height, width, keys, self._object_keys(key, copy), self._shares, boxes, self.objects.runs, run_first,
+            mask_size, self._rules, crops, chosen,
         )  # fmt: skip
         return Plan(crops, chosen)
 
@@ -62,19 +65,21 @@ class GuidedPairs(PairSource):
         if self.box_scope == "view":
             return self._keys("object", key, copy)
         one = draw_key(self.seed, "object", self.epoch, key, copy)
-        return np.array([one, one], np.uint64)
+        return np.full(len(self._rules), one, np.uint64)
 
     def _render(
-        self, position: int, image: NDArray[np.uint8], plan: Plan, keys: NDArray[np.uint64], out: NDArray[np.float32]
-    ) -> None:
-        if self.mask_mode == "crop_only" or plan.chosen.max() < 0:
-            super()._render(position, image, plan, keys, out)
+        self, position: int, image: NDArray[np.uint8], plan: Plan, keys: NDArray[np.uint64], views: slice,
+        out: NDArray[np.float32],
+    ) -> None:  # fmt: skip
+        if self.mask_mode == "crop_only" or plan.chosen[views].max() < 0:
+            super()._render(position, image, plan, keys, views, out)
             return
-        for v in (0, 1):
+        altered = {c: self._altered(position, image, c) for c in set(plan.chosen[views].tolist())}
+        for k, v in enumerate(range(views.start, views.stop)):
             one = slice(v, v + 1)
             render_views(
-                self._altered(position, image, int(plan.chosen[v])), plan.crops[one], keys[one], self._recipes[one],
-                self._norm, self._scratch(), out[one],
+                altered[int(plan.chosen[v])], plan.crops[one], keys[one], self._recipes[one], self._norm,
+                self._scratch(), out[k : k + 1],
             )  # fmt: skip
 
     def _altered(self, position: int, image: NDArray[np.uint8], chosen: int) -> NDArray[np.uint8]:

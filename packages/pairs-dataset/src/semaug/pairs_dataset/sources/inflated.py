@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,7 +58,7 @@ class InflatedPairs(PairSource):
         position, part = self._item(self._checked(item))
         return self._parts[part].plan(position, height, width)
 
-    def _write(self, item: int, out: NDArray[np.float32]) -> int:
+    def _write(self, item: int, out: Sequence[NDArray[np.float32]]) -> int:
         position, part = self._item(item)
         self._parts[part]._write(position, out)
         return int(self.images[position])

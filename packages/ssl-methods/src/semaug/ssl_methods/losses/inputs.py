@@ -21,6 +21,12 @@ def require_temperature(temperature: float) -> None:
         raise InvalidOption(f"temperature {temperature} is not positive; the papers use 0.02 to 0.5")
 
 
+def require_rows(rows: int, statistic: str) -> None:
+    """Raise ``InvalidOption`` unless ``rows``, counted over all ranks, are enough for ``statistic``."""
+    if rows < 2:
+        raise InvalidOption(f"{statistic} over {rows} row is not defined; give a batch of 2 or more")
+
+
 def full(z: Tensor) -> Tensor:
     """``z`` in float32, or float64 as it is: a loss is never computed in half precision."""
     return z if z.dtype == torch.float64 else z.float()

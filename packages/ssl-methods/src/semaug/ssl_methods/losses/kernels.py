@@ -1,4 +1,4 @@
-"""The three readings of DiffAug's similarity kernel (Eq. 4, and the official code's)."""
+"""The three readings of the similarity kernel of DLME and DiffAug (DiffAug Eq. 4, and the official code's)."""
 
 from __future__ import annotations
 

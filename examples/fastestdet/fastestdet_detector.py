@@ -30,12 +30,23 @@ class FastestDet:
         """Boxes float32 (n, 4), xyxy, pixels, for every RGB uint8 image."""
         return [self._detect_one(image) for image in images]
 
-    def _detect_one(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def dense(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Every cell's box (n, 4), xyxy in shares of the image, score (n,) and class distribution (n, 80).
+
+        For training a network of one's own on what this one thinks (``tools/train_objectness.py``).
+        """
+        output = self._run(image)
+        boxes, scores = decode(output)
+        return boxes, scores, output[5:].reshape(len(output) - 5, -1).T
+
+    def _run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         side = self._input.shape[-1]
         bgr = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)[..., ::-1]
         tensor = np.ascontiguousarray(bgr.transpose(2, 0, 1)[None], np.float32) / 255
-        output = self._session.run(None, {self._input.name: tensor})[0][0]
-        boxes, scores = decode(output)
+        return self._session.run(None, {self._input.name: tensor})[0][0]
+
+    def _detect_one(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        boxes, scores = decode(self._run(image))
         kept = scores > self._score
         boxes = boxes[kept] * np.tile(image.shape[1::-1], 2)
         return boxes[suppress(boxes, scores[kept], self._iou)][: self._max_boxes].astype(np.float32)

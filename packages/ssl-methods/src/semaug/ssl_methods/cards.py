@@ -54,7 +54,9 @@ def save_encoder(
     card = EncoderCard(
         backbone=spec.backbone,
         input_size=spec.input_size,
+        input_features=spec.input_features,
         small_stem=spec.small_stem,
+        options=dict(spec.options),
         feature_dim=encoder.feature_dim,
         projector_dim=encoder.projector_dim,
         mean=spec.mean,
@@ -125,7 +127,16 @@ def _checked_weights(path: Path, card: EncoderCard) -> dict[str, Tensor]:
 def _spec_of(card: EncoderCard) -> EncoderSpec:
     head = card.config.get("projector")
     projector = ProjectorSpec(**head) if head else None
-    return EncoderSpec(card.backbone, card.input_size, card.small_stem, projector, card.mean, card.std)
+    return EncoderSpec(
+        card.backbone,
+        card.input_size,
+        card.small_stem,
+        projector,
+        card.mean,
+        card.std,
+        card.input_features,
+        card.options,
+    )
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -18,8 +18,13 @@ class EncoderCard(BaseModel):
 
     format_version: int = 1
     backbone: str
-    input_size: int = Field(ge=1)
+    input_size: int | None = Field(ge=1)
+    """Side of its images in pixels; None for an encoder of tables."""
+    input_features: int | None = None
+    """Columns of its table; None for an encoder of images."""
     small_stem: bool
+    options: dict[str, Any] = {}
+    """The backbone's own options."""
     feature_dim: int
     projector_dim: int | None = None
     mean: tuple[float, float, float]

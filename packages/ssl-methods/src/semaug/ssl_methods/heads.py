@@ -65,6 +65,19 @@ class Head(nn.Sequential):
         self.inputs = inputs
         self.spec = spec
 
+    @property
+    def text(self) -> str:
+        """Its widths and all else that its weights depend on, for a run's record.
+
+        >>> Head(8, ProjectorSpec(hidden=4, out=8, batch_norm=True)).text
+        '8-4-8 relu batch_norm'
+        """
+        s = self.spec
+        widths = [self.inputs, *[s.hidden_width(self.inputs)] * (s.layers - 1), s.out]
+        norms = {"batch_norm": s.batch_norm, "last_batch_norm": s.last_batch_norm}
+        norms["last_affine"] = s.last_batch_norm and s.last_affine
+        return " ".join(["-".join(map(str, widths)), s.activation, *(name for name, has in norms.items() if has)])
+
 
 def _layers(inputs: int, spec: ProjectorSpec) -> list[nn.Module]:
     widths = [inputs] + [spec.hidden_width(inputs)] * (spec.layers - 1)
@@ -87,6 +100,15 @@ def build_predictor(inputs: int, spec: ProjectorSpec, *, seed: int = 0) -> Head:
     """The MLP from projections (B, inputs) to predictions (B, spec.out); its weights depend on ``seed`` alone."""
     with seeded(seed, "predictor"):
         return Head(inputs, spec)
+
+
+def require_fit(predictor: Head, width: int | None) -> None:
+    """Raise ``InvalidOption`` unless ``predictor`` maps projections of ``width`` to predictions as wide."""
+    if (predictor.inputs, predictor.spec.out) != (width, width):
+        raise InvalidOption(
+            f"a predictor from {predictor.inputs} to {predictor.spec.out} does not fit projections of width {width}; "
+            f"build it from {width} to {width}"
+        )
 
 
 @contextmanager

@@ -86,12 +86,13 @@ class Method(nn.Module, ABC):
     name: ClassVar[str] = ""
     views: ViewCount = ViewCount(2)
     default_projector: ClassVar[ProjectorSpec | None] = ProjectorSpec()
-    predictor: nn.Module | None = None
+    predictor: nn.Module | None
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.step, self.steps = 0, 1
+        self.predictor = None  # an attribute of the class would hide the module of this name
         if self.default_projector is not None and encoder.projector is None:
             raise InvalidOption(
                 f"{self.name} trains through a projector and this encoder has none; give a ProjectorSpec"

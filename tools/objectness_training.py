@@ -213,14 +213,16 @@ def train(
     seed: int,
     start_from: Path | None = None,
     every: int = 100,
+    until: int | None = None,
 ) -> State:
-    """Train to the schedule's end; a checkpoint every ``every`` steps, from which the same call goes on."""
+    """Train to the schedule's end, or only to step ``until``; a checkpoint every ``every`` steps, from which the same
+    call goes on."""
     state = new_state(schedule, seed, start_from)
     if checkpoint.exists():
         state.load(checkpoint)
     state.student.train()
     mark, sums = time.perf_counter(), {}
-    while state.step < schedule.steps:
+    while state.step < min(schedule.steps, until or schedule.steps):
         terms = _step(state, sets, schedule, seed)
         sums = {k: sums.get(k, 0.0) + float(v.detach()) for k, v in terms.items()}
         if state.step % every == 0 or state.step == schedule.steps:

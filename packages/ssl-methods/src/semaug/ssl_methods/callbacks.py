@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from semaug.ssl_methods.batches import BatchOrder
 from semaug.ssl_methods.encoder import Encoder
 from semaug.ssl_methods.errors import TrainingDiverged
 from semaug.ssl_methods.metrics import CurveWriter
+from semaug.ssl_methods.periods import Periods
 from semaug.ssl_methods.schedules import cosine
 from semaug.ssl_methods.training import Training
 
@@ -164,16 +165,33 @@ class Curves(Callback):
         self.on_progress(Progress("pretrain", step, int(trainer.max_steps), "steps", f"loss {means['loss']:.3f}"))
 
 
-class LastCheckpoint(Callback):
-    """Saves the run's one checkpoint every ``every`` steps and at the end; runs after ``Curves`` has checked it."""
+class GuidanceRecord(Callback):
+    """Names in every checkpoint the guidance whose pairs the run is reading."""
 
-    def __init__(self, path: Path, every: int) -> None:
+    def __init__(self, periods: Periods) -> None:
+        self.periods = periods
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.periods.current)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.periods.current = dict(state_dict)
+
+
+class LastCheckpoint(Callback):
+    """Saves the run's one checkpoint every ``every`` steps and at the end; runs after ``Curves`` has checked it.
+
+    ``also`` are further steps that are saved.
+    """
+
+    def __init__(self, path: Path, every: int, also: Collection[int] = ()) -> None:
         self.path = path
         self.every = every
+        self.also = frozenset(also)
 
     def is_due(self, step: int, steps: int) -> bool:
         """Whether a checkpoint follows ``step`` of ``steps``."""
-        return step % self.every == 0 or step == steps
+        return step % self.every == 0 or step == steps or step in self.also
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -23,12 +23,13 @@ from semaug.artifacts.files import write_atomic
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.schemas import EncoderCard
 from semaug.ssl_methods.batches import BatchOrder, RunSampler, run_loader
-from semaug.ssl_methods.callbacks import Curves, LastCheckpoint, StepClock
+from semaug.ssl_methods.callbacks import Curves, GuidanceRecord, LastCheckpoint, StepClock
 from semaug.ssl_methods.cards import load_card, save_encoder
 from semaug.ssl_methods.methods import Method
 from semaug.ssl_methods.metrics import CurveWriter
 from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings
-from semaug.ssl_methods.runs import METRICS, RunFolder
+from semaug.ssl_methods.periods import PairRefresh, PeriodLoader, Periods, current_ranks
+from semaug.ssl_methods.runs import GUIDANCE, METRICS, RunFolder
 from semaug.ssl_methods.schedules import WarmupCosine
 from semaug.ssl_methods.training import Training
 
@@ -100,6 +101,7 @@ def pretrain(
     callbacks: Sequence[Callback] = (),
     config: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
+    refresh: PairRefresh | None = None,
     checkpoint_every: int = 100,
     log_every: int = 10,
     overwrite: bool = False,
@@ -111,7 +113,8 @@ def pretrain(
     ``pairs`` is a Dataset of (view, view, ..., index), views float32 (3, S, S), with ``set_epoch``; ``batch_size``
     counts its items in one step over all devices. The rate warms up linearly for ``warmup`` steps, then follows half
     a cosine to 0 (spec S1.8). ``config`` and ``inputs`` say what else shaped the data; with the settings given here
-    they are the run's identity.
+    they are the run's identity. ``refresh`` replaces the pairs at its times, guided by the encoder as it then is, and
+    keeps that guidance in the run's folder ``guidance``; ``pairs`` are those until its first time.
 
     The same call resumes a run that was stopped at any moment, and ends with bit-equal weights on a CPU with the same
     number of threads; a finished run returns its card at once. ``method`` must be freshly built from ``seed``.
@@ -130,6 +133,11 @@ def pretrain(
         "seed": seed,
     }
     method.check_batch(batch_size, len(pairs), hardware.world)
+    periods = None
+    if refresh is not None:
+        refresh.check(method.result)
+        periods = Periods(refresh, pairs, order, steps, Path(out) / GUIDANCE)
+        identity["refresh"] = {**asdict(refresh.times), **refresh.settings()}
     clock = StepClock(
         WarmupCosine(steps, warmup), seed, rank=order.rank, final_weight_decay=optimizer.final_weight_decay
     )
@@ -139,18 +147,19 @@ def pretrain(
             return card
         start = _restore(method, folder.load_checkpoint(), steps)
         if start < steps:
-            saver = LastCheckpoint(folder.checkpoint, checkpoint_every)
+            saver = LastCheckpoint(folder.checkpoint, checkpoint_every, periods.starts if periods else ())
             writer = CurveWriter(folder.path / METRICS, start, tensorboard=tensorboard) if primary else None
             curves = Curves(writer, order, log_every, lambda step: saver.is_due(step, steps), on_progress)
-            loader = run_loader(
-                pairs, RunSampler(order, start, steps), workers=hardware.workers, pin_memory=hardware.cuda
-            )
+            loader = _loader(method, pairs, periods, order, start, steps, hardware)
             training = Training(method, optimizer, steps, hardware.channels_last)
-            trainer = _trainer([clock, *callbacks, curves, saver], folder.path, steps, hardware)
+            records = [GuidanceRecord(periods)] if periods else []
+            trainer = _trainer([clock, *callbacks, *records, curves, saver], folder.path, steps, hardware)
             try:
                 _fit(trainer, training, loader, folder.checkpoint if start else None)
             finally:
                 curves.close()
+                if isinstance(loader, PeriodLoader):
+                    loader.close()
         if primary:
             save_encoder(
                 folder.path, method.result, predictor=method.predictor, method=method.name, seed=seed, steps=steps,
@@ -167,6 +176,18 @@ def _check(
         raise InvalidOption(f"steps {steps}, checkpoint every {checkpoint_every}, log every {log_every}: at least 1")
     if overwrite and hardware.world > 1:
         raise InvalidOption(f"--overwrite with {hardware.world} processes could race; delete {out} first")
+
+
+def _loader(
+    method: Method, pairs: Any, periods: Periods | None, order: BatchOrder, start: int, steps: int, hardware: Hardware
+) -> Any:
+    """The batches of the rest of the run."""
+
+    def load(first: int, stop: int) -> Any:
+        found = pairs if periods is None else periods.pairs_at(first, method.result, current_ranks(_wait_for_all))
+        return run_loader(found, RunSampler(order, first, stop), workers=hardware.workers, pin_memory=hardware.cuda)
+
+    return load(start, steps) if periods is None else PeriodLoader(periods.spans(start, steps), load)
 
 
 def _restore(method: Method, checkpoint: dict[str, Any] | None, steps: int) -> int:

@@ -5,6 +5,7 @@ Layout::
     run/run.json               what decides the weights; written before the first step
     run/last.ckpt              the last good checkpoint
     run/metrics.csv, events.*  learning curves
+    run/guidance/epoch-*.zarr  of a run that refreshes its pairs: the guidance of each period
     run/encoder.safetensors    the result, and encoder.json its card (written last: its presence means done)
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -30,6 +32,7 @@ from semaug.artifacts.verify import ENCODER_CARD, ENCODER_WEIGHTS
 RECORD = "run.json"
 CHECKPOINT = "last.ckpt"
 METRICS = "metrics.csv"
+GUIDANCE = "guidance"
 
 
 class RunRecord(BaseModel):
@@ -156,4 +159,6 @@ def _clear(path: Path) -> None:
             (path / name).unlink(missing_ok=True)
         for events in path.glob("events.out.tfevents.*"):
             events.unlink()
+        for guidance in (path / GUIDANCE).glob("epoch-*.zarr"):
+            shutil.rmtree(guidance)
         (path / RECORD).unlink(missing_ok=True)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from semaug.ssl_methods.losses.barlow_twins import barlow_twins_loss
 from semaug.ssl_methods.losses.byol import byol_loss
-from semaug.ssl_methods.losses.dlme import Similarity, positive_pairs, soft_contrastive_loss
-from semaug.ssl_methods.losses.kernels import KERNELS
+from semaug.ssl_methods.losses.dino import centre_of, dino_loss
+from semaug.ssl_methods.losses.dlme import soft_contrastive_loss
+from semaug.ssl_methods.losses.mae import mae_loss
 from semaug.ssl_methods.losses.simclr import nt_xent
 from semaug.ssl_methods.losses.simsiam import simsiam_loss
+from semaug.ssl_methods.losses.swav import sinkhorn, swav_loss
 from semaug.ssl_methods.losses.vicreg import vicreg_loss
 
 __all__ = [
     "KERNELS",
     "Similarity",
+    "centre_of",
+    "dino_loss",
+    "mae_loss",
     "barlow_twins_loss",
     "byol_loss",
     "nt_xent",
     "positive_pairs",
+    "swav_loss",
     "simsiam_loss",
     "soft_contrastive_loss",
     "vicreg_loss",

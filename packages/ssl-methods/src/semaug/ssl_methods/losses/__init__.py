@@ -13,17 +13,15 @@ from semaug.ssl_methods.losses.swav import sinkhorn, swav_loss
 from semaug.ssl_methods.losses.vicreg import vicreg_loss
 
 __all__ = [
-    "KERNELS",
-    "Similarity",
+    "barlow_twins_loss",
+    "byol_loss",
     "centre_of",
     "dino_loss",
     "mae_loss",
-    "barlow_twins_loss",
-    "byol_loss",
     "nt_xent",
-    "positive_pairs",
-    "swav_loss",
     "simsiam_loss",
+    "sinkhorn",
     "soft_contrastive_loss",
+    "swav_loss",
     "vicreg_loss",
 ]

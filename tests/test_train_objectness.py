@@ -125,8 +125,31 @@ def test_a_perfect_answer_costs_nothing_but_the_certainty_it_lacks() -> None:
     truth["scores"][0, 4, 4] = 1.0
     logits = torch.where(truth["scores"] > 0, 20.0, -20.0)
     maps = ObjectnessMaps(logits, truth["boxes"].clone(), torch.zeros(1, MASK_GRID, MASK_GRID), torch.zeros(1))
-    terms = training.losses(maps, torch.zeros(1, samples.CLASSES, GRID, GRID), truth)
-    assert all(float(v) < 1e-6 for v in terms.values())
+    classes = torch.zeros(1, samples.CLASSES, GRID, GRID)
+    assert all(float(v) < 1e-6 for v in training.losses(maps, classes, truth).values())
+    assert float(training.losses(maps, classes, truth, sharp=True)["ranking"]) < 1e-6
+
+
+def test_ranking_is_the_cross_entropy_of_the_cells() -> None:
+    scores = torch.zeros(2, GRID, GRID, dtype=torch.float64)
+    scores[0, 1, 2], scores[0, 3, 3] = 0.8, 0.4
+    scores[1, 0, 0] = 0.2  # nothing worth an order
+    flat = torch.zeros_like(scores)
+    assert float(training.ranking_loss(flat, scores)) == pytest.approx(np.log(GRID * GRID))
+    share = 0.4**4 / (0.8**4 + 0.4**4)
+    logits = torch.full_like(scores, -50.0)
+    logits[0, 1, 2], logits[0, 3, 3] = np.log(1 - share), np.log(share)
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert float(training.ranking_loss(logits, scores)) == pytest.approx(entropy)
+
+
+def test_sharpened_scores_keep_order_and_ends() -> None:
+    scores = torch.linspace(0, 1, 101, dtype=torch.float64)
+    sharp = training.sharpened(scores)
+    assert bool((sharp[1:] >= sharp[:-1]).all())
+    assert float(sharp[0]) == 0
+    assert float(sharp[-1]) > 0.999
+    assert float(sharp[40]) == pytest.approx(0.5)
 
 
 def test_mirroring_and_recolouring_keep_labels_on_their_pixels() -> None:
@@ -200,7 +223,7 @@ def test_each_labelled_photograph_is_held_out_of_one_fold(trained: tuple[Path, P
 
 def test_a_stopped_run_goes_on_to_the_same_weights(trained: tuple[Path, Path]) -> None:
     root, work = trained
-    arrays = [train_objectness._all(work / "samples", 1.0)]
+    arrays = train_objectness._sets(work, {"samples": 1.0}, None)
     whole = training.train(arrays, training.Schedule(3, batch=4), root / "whole.pt", seed=0)
     training.train(arrays, training.Schedule(3, batch=4), root / "part.pt", seed=0, every=1, until=2)
     again = training.train(arrays, training.Schedule(3, batch=4), root / "part.pt", seed=0, every=1)

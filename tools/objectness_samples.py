@@ -26,6 +26,8 @@ UNKNOWN = 255
 """In masks: nobody knows whether an object is there."""
 SMALL = 0.01
 """Objects below this share of the image count half: guidance wants the large ones first."""
+NARROW, WIDE = 0.12, 0.5
+"""Smallest shares of an image that a crop may show, in varied and in wide samples."""
 VISIBLE = 0.4
 """An object of which less than this share is left in a crop is no object of the crop."""
 
@@ -134,12 +136,12 @@ class Piece:
     labelled: int
 
 
-def cut(photograph: Photograph, height: int, width: int, random: np.random.Generator) -> Piece:
-    """A random crop of 12% to 100% of the image, resized to (height, width); half of the time the whole image."""
+def cut(photograph: Photograph, height: int, width: int, random: np.random.Generator, least: float = NARROW) -> Piece:
+    """A random crop of ``least`` to 100% of the image, resized to (height, width); three in ten are the whole image."""
     rows, columns = photograph.image.shape[:2]
     x1, y1, x2, y2 = 0.0, 0.0, 1.0, 1.0
     if random.random() < 0.7:
-        area, ratio = random.uniform(0.12, 1.0), np.exp(random.uniform(-0.5, 0.5))
+        area, ratio = random.uniform(least, 1.0), np.exp(random.uniform(-0.5, 0.5))
         w, h = min(1.0, np.sqrt(area * ratio)), min(1.0, np.sqrt(area / ratio))
         x1, y1 = random.uniform(0, 1 - w), random.uniform(0, 1 - h)
         x2, y2 = x1 + w, y1 + h
@@ -207,14 +209,22 @@ class Sample:
 
 
 def make_sample(
-    photos: Sequence[Photograph], backgrounds: Sequence[Photograph], teacher: DenseTeacher, seed: int, number: int
+    photos: Sequence[Photograph],
+    backgrounds: Sequence[Photograph],
+    teacher: DenseTeacher,
+    seed: int,
+    number: int,
+    *,
+    wide: bool = False,
 ) -> Sample:
-    """Sample ``number``: a crop (half), a mosaic of two or four (a third), or objects pasted onto a crop."""
+    """Sample ``number``: a crop (half), a mosaic of two or four (three in ten), or objects pasted onto a crop; of the
+    ``wide`` ones, crops that show most of their image instead of crops and mosaics."""
     random = generator(seed, "objectness-sample", number, "")
     kind = random.random()
     first = photos[number % len(photos)]
-    if kind < 0.5:
-        pieces, places = [cut(first, SIDE, SIDE, random)], [(0, 0, SIDE, SIDE)]
+    if kind < (0.8 if wide else 0.5):
+        pieces = [cut(first, SIDE, SIDE, random, WIDE if wide else NARROW)]
+        places: list[tuple[int, ...]] = [(0, 0, SIDE, SIDE)]
     else:
         pieces, places = _mosaic(first, photos, random) if kind < 0.8 else _one(backgrounds, random)
     canvas = np.empty((SIDE, SIDE, 3), np.uint8)
@@ -333,6 +343,8 @@ def write_samples(
     count: int,
     seed: int,
     labelled: int,
+    *,
+    wide: bool = False,
 ) -> None:
     """Write ``count`` samples into the folder ``out``, one ``.npy`` a field; goes on where a stopped run was."""
     if not photos:
@@ -341,7 +353,7 @@ def write_samples(
     done_file = out / "done.txt"
     start = int(done_file.read_text()) if done_file.exists() else 0
     for number in range(start, count):
-        sample = make_sample(photos, backgrounds or photos, teacher, seed, number)
+        sample = make_sample(photos, backgrounds or photos, teacher, seed, number, wide=wide)
         arrays["images"][number] = sample.image
         for name in ("scores", "boxes", "classes", "mask"):
             arrays[name][number] = getattr(sample.targets, name)

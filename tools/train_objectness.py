@@ -7,11 +7,14 @@
 
 Stages, each of which goes on where a stopped run was (``--only`` picks some, so that two can run side by side):
 
-``samples``   24,000 crops and mosaics of the photographs, labelled by the teacher
-``labelled``  9,600 crops, mosaics and pastes of the photographs with true boxes or polygons (when given)
+``samples``   24,000 crops and mosaics of the photographs, and 10,000 crops that show most of one, labelled by the
+              teacher
+``labelled``  9,600 crops, mosaics and pastes of the photographs with true boxes or polygons, and 5,000 that show most
+              of one (when given)
 ``base``      the network, trained on the teacher's opinion of the photographs alone
-``fold-K``    ``base`` trained on with three quarters of the labelled photographs: for measuring on the last quarter
-``final``     ``base`` trained on with all of them: the network that ships
+``sharp``     ``base`` trained on, more for the order of boxes than for the teacher's shades
+``fold-K``    ``sharp`` trained on with three quarters of the labelled photographs: for measuring on the last quarter
+``final``     ``sharp`` trained on with all of them: the network that ships
 
 The teacher is any detector of ours (``semaug guide extract --detector``); one that has a method ``dense`` is asked for
 the opinion of every cell, others for their boxes.
@@ -22,7 +25,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +40,9 @@ from semaug.artifacts.sources import open_source
 from semaug.oracles.catalogue import OracleSpec, open_detector
 
 FOLDS = 4
-LABELLED_SHARE = 0.5
-"""Of a batch, once there are labelled photographs; the rest shows the teacher's."""
+SHARP_SHARES = {"wide": 0.6, "samples": 0.4}
+TUNED_SHARES = {"labelled-wide": 0.3, "labelled": 0.25, "wide": 0.3, "samples": 0.15}
+"""What a batch is made of, by folder of samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,12 @@ class Recipe:
     """How much of everything; the defaults made the weights that ship."""
 
     samples: int = 24_000
+    wide: int = 10_000
     labelled: int = 9_600
+    labelled_wide: int = 5_000
     base: Schedule = Schedule(2400)  # noqa: RUF009 (frozen)
-    tuned: Schedule = Schedule(500, rate=1e-3, warmup=50)  # noqa: RUF009 (frozen)
+    sharp: Schedule = Schedule(800, rate=2e-3, warmup=50, sharp=True)  # noqa: RUF009 (frozen)
+    tuned: Schedule = Schedule(400, rate=1e-3, warmup=50, average=0.99, sharp=True)  # noqa: RUF009 (frozen)
     seed: int = 0
 
 
@@ -68,46 +75,60 @@ def make_samples(paths: Paths, recipe: Recipe, teacher: DenseTeacher) -> None:
     """The samples that the teacher alone labels."""
     photos = photographs(open_source(paths.photos), None, None)
     write_samples(paths.work / "samples", photos, [], teacher, recipe.samples, recipe.seed, 0)
+    write_samples(paths.work / "wide", photos, [], teacher, recipe.wide, recipe.seed + 2, 0, wide=True)
 
 
 def make_labelled(paths: Paths, recipe: Recipe, teacher: DenseTeacher) -> None:
     """The samples that show labelled photographs; their objects are also pasted onto the others."""
     assert paths.labelled is not None
-    backgrounds = photographs(open_source(paths.photos), None, None)
+    others = photographs(open_source(paths.photos), None, None)
     photos = photographs(open_source(paths.labelled), paths.boxes, paths.polygons)
-    folder = paths.work / "labelled"
-    write_samples(folder, photos, backgrounds, teacher, recipe.labelled, recipe.seed + 1, len(photos))
+    n = len(photos)
+    write_samples(paths.work / "labelled", photos, others, teacher, recipe.labelled, recipe.seed + 1, n)
+    folder = paths.work / "labelled-wide"
+    write_samples(folder, photos, others, teacher, recipe.labelled_wide, recipe.seed + 3, n, wide=True)
 
 
 def train_base(paths: Paths, recipe: Recipe) -> None:
     """The network on the teacher's opinion."""
-    state = train([_all(paths.work / "samples", 1.0)], recipe.base, paths.work / "base.pt", seed=recipe.seed)
-    export(state, paths.work / "base.safetensors", {"trained_on": "photographs and teacher"})
+    train(_sets(paths.work, {"samples": 1.0}, None), recipe.base, paths.work / "base.pt", seed=recipe.seed)
+
+
+def sharpen(paths: Paths, recipe: Recipe) -> None:
+    """Train ``base`` on for the order of boxes; without labelled photographs this is the result."""
+    sets = _sets(paths.work, SHARP_SHARES, None)
+    base = paths.work / "base.pt"
+    state = train(sets, recipe.sharp, paths.work / "sharp.pt", seed=recipe.seed + 1, start_from=base)
+    folder = paths.work if paths.labelled else paths.out
+    export(state, folder / ("sharp.safetensors" if paths.labelled else "objectness.safetensors"), {})
 
 
 def tune(paths: Paths, recipe: Recipe, fold: int | None) -> None:
-    """Train ``base`` on with the labelled photographs, those of one fold left out."""
-    arrays, rows, share = _all(paths.work / "labelled", LABELLED_SHARE)
-    shown = np.asarray(arrays["shows"])
-    held = np.arange(shown.shape[1]) % FOLDS == fold if fold is not None else np.zeros(shown.shape[1], bool)
-    rows = rows[~shown[:, held].any(axis=1)]
+    """Train ``sharp`` on with the labelled photographs, those of one fold left out."""
     name = "final" if fold is None else f"fold-{fold}"
-    sets = [(arrays, rows, share), _all(paths.work / "samples", 1 - share)]
-    state = train(
-        sets, recipe.tuned, paths.work / f"{name}.pt", seed=recipe.seed + 1, start_from=paths.work / "base.pt"
-    )
+    sets = _sets(paths.work, TUNED_SHARES, fold)
+    sharp = paths.work / "sharp.pt"
+    state = train(sets, recipe.tuned, paths.work / f"{name}.pt", seed=recipe.seed + 2, start_from=sharp)
     if fold is None:
         export(state, paths.out / "objectness.safetensors", {})
         return
     assert paths.labelled is not None
     source = open_source(paths.labelled)
-    names = ",".join(source.key(i) for i in range(len(source)) if held[i])
+    names = ",".join(source.key(i) for i in range(len(source)) if i % FOLDS == fold)
     export(state, paths.work / f"{name}.safetensors", {"held_out": names})
 
 
-def _all(folder: Path, share: float) -> tuple[Arrays, NDArray[np.int64], float]:
-    arrays = read_samples(folder)
-    return arrays, np.arange(len(arrays["images"])), share
+def _sets(work: Path, shares: dict[str, float], fold: int | None) -> list[tuple[Arrays, NDArray[np.int64], float]]:
+    """Samples, the rows that show no photograph of the fold, and their share of a batch."""
+    sets = []
+    for folder, share in shares.items():
+        arrays = read_samples(work / folder)
+        rows, shown = np.arange(len(arrays["images"])), np.asarray(arrays["shows"])
+        if fold is not None and folder.startswith("labelled"):
+            held = np.arange(shown.shape[1]) % FOLDS == fold
+            rows = rows[~shown[:, held].any(axis=1)]
+        sets.append((arrays, rows, share))
+    return sets
 
 
 def export(state: State, path: Path, metadata: dict[str, str]) -> None:
@@ -134,10 +155,12 @@ def open_teacher(text: str) -> DenseTeacher:
 def stages(paths: Paths, recipe: Recipe, teacher: str) -> dict[str, Any]:
     """Stage name -> what runs it, in order."""
     found: dict[str, Any] = {"samples": lambda: make_samples(paths, recipe, open_teacher(teacher))}
-    if paths.labelled is None:
-        return found | {"base": lambda: train_base(paths, recipe)}
-    found["labelled"] = lambda: make_labelled(paths, recipe, open_teacher(teacher))
+    if paths.labelled is not None:
+        found["labelled"] = lambda: make_labelled(paths, recipe, open_teacher(teacher))
     found["base"] = lambda: train_base(paths, recipe)
+    found["sharp"] = lambda: sharpen(paths, recipe)
+    if paths.labelled is None:
+        return found
     for fold in range(FOLDS):
         found[f"fold-{fold}"] = lambda fold=fold: tune(paths, recipe, fold)
     return found | {"final": lambda: tune(paths, recipe, None)}
@@ -169,14 +192,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 def scaled(recipe: Recipe, scale: float) -> Recipe:
     """The recipe with ``scale`` times the samples and steps."""
-    from dataclasses import replace
 
     def less(schedule: Schedule) -> Schedule:
         steps = max(1, round(schedule.steps * scale))
         return replace(schedule, steps=steps, warmup=min(schedule.warmup, steps // 4))
 
-    samples, labelled = (max(64, round(n * scale)) for n in (recipe.samples, recipe.labelled))
-    return replace(recipe, samples=samples, labelled=labelled, base=less(recipe.base), tuned=less(recipe.tuned))
+    def fewer(samples: int) -> int:
+        return max(64, round(samples * scale))
+
+    return replace(
+        recipe,
+        samples=fewer(recipe.samples),
+        wide=fewer(recipe.wide),
+        labelled=fewer(recipe.labelled),
+        labelled_wide=fewer(recipe.labelled_wide),
+        base=less(recipe.base),
+        sharp=less(recipe.sharp),
+        tuned=less(recipe.tuned),
+    )
 
 
 if __name__ == "__main__":

@@ -354,3 +354,25 @@ def test_centre_suppression_moves_the_crops_of_every_source_and_is_part_of_its_c
     before, after = (np.concatenate(p) for p in plans)
     assert np.array_equal(before[:, 2:], after[:, 2:])
     assert (before[:, :2] != after[:, :2]).mean() > 0.5
+
+
+def test_self_guided_pairs_are_standard_until_they_are_given_boxes(source, guidance) -> None:
+    first, standard, guided = (build(name, source, guidance) for name in ("self", "standard", "guided"))
+    second = first.guided_by(guidance)
+    second.set_epoch(3)
+    assert first.epoch == 0
+    for pairs, other in ((first, standard), (second, guided)):
+        other.set_epoch(pairs.epoch)
+        assert all(torch.equal(a, b) for i in range(COUNT) for a, b in zip(pairs[i][:2], other[i][:2], strict=True))
+    assert second.config == first.config
+    assert not torch.equal(second[2][0], pickle.loads(pickle.dumps(first))[2][0])
+
+
+def test_self_guided_pairs_keep_images_that_have_no_boxes_and_refuse_those_of_others(source, guidance) -> None:
+    first = build("self", source, guidance)
+    some = GuidanceTable({k: v for k, v in guidance.rows.items() if k != source.key(5)}, "d", source.fingerprint)
+    second = first.guided_by(some)
+    assert len(second) == COUNT
+    assert torch.equal(second[5][0], first[5][0])
+    with pytest.raises(ArtifactError, match="the guidance was made on images aa"):
+        first.guided_by(GuidanceTable({}, "d", "aa"))

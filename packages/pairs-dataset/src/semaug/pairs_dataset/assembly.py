@@ -27,6 +27,7 @@ from semaug.pairs_dataset.sources import (
     GuidedPairs,
     InflatedPairs,
     PairSource,
+    SelfGuidedPairs,
     StandardPairs,
     ViewSettings,
 )
@@ -57,9 +58,9 @@ class _Parts:
     def objects(self) -> ObjectRows:
         return object_rows([self.source.key(int(i)) for i in self.images], self.guidance)
 
-    def guided(self, objects: ObjectRows, **changes: Any) -> GuidedPairs:
+    def guided(self, objects: ObjectRows, kind: type[GuidedPairs] = GuidedPairs, **changes: Any) -> GuidedPairs:
         p = replace(self, **changes)
-        return GuidedPairs(
+        return kind(
             p.source, p.images, p.views, seed=p.seed, rule=p.rule, objects=objects, p_guided=p.p_guided,
             guided_views=p.guided_views, box_scope=p.box_scope, mask_mode=p.mask_mode,
         )  # fmt: skip
@@ -93,8 +94,10 @@ PAIR_SOURCES: Mapping[str, Callable[[_Parts], PairSource]] = {
     "center": lambda p: p.guided(centre_rows(len(p.images)), guidance=None),
     "random_box": _random_box,
     "shuffled_box": lambda p: p.guided(shuffled_rows(p.objects(), p.seed)),
+    "self": lambda p: p.guided(replace(p, guidance=None).objects(), SelfGuidedPairs),
 }
-"""Every form of pairs, by name: three forms of SDI, the baselines, and the controls without meaning."""
+"""Every form of pairs, by name: three forms of SDI, the baselines, the controls without meaning, and `self`, whose
+boxes come from the encoder in training."""
 
 NEEDS_GUIDANCE = frozenset({"guided", "cross", "random_box", "shuffled_box"})
 
@@ -147,13 +150,13 @@ def make_pairs(
     mask_mode: MaskMode = "crop_only",
     copies: int = 2,
     materialized: str | Path | None = None,
-) -> PairSource:
-    """Put a pair source together; ``pairs.config`` is everything that decides its views, as plain JSON values.
-
     local_views: int = 0,
     local_size: int | None = None,
     local_scale: tuple[float, float] | None = None,
     guided_locals: bool = False,
+) -> PairSource:
+    """Put a pair source together; ``pairs.config`` is everything that decides its views, as plain JSON values.
+
     ``name`` is one of ``PAIR_SOURCES``. ``scale`` (a crop's share of the image) stands in for the preset's,
     ``box_scale`` (its share of the box) for ``scale``. Where ``guidance`` is given, images that its step skipped are
     left out, also of `standard`, so that variants see the same images; an image it marks ``fallback`` takes the
@@ -227,9 +230,9 @@ def _config(name: str, chosen: str | tuple[Recipe, Recipe], p: _Parts, pairs: Pa
             "box_scope": p.box_scope,
             "mask_mode": p.mask_mode,
         }
-    return config
     if p.views.local is not None:
         config["local"] = _local_config(p.views.local)
+    return config
 
 
 def _local_config(local: LocalViews) -> dict[str, Any]:

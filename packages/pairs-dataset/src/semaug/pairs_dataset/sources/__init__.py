@@ -4,6 +4,7 @@ from semaug.pairs_dataset.sources.base import PairBatch, PairSource, Plan, ViewS
 from semaug.pairs_dataset.sources.duplicated import DuplicatedPairs
 from semaug.pairs_dataset.sources.guided import GuidedPairs
 from semaug.pairs_dataset.sources.inflated import InflatedPairs
+from semaug.pairs_dataset.sources.self_guided import SelfGuidedPairs
 from semaug.pairs_dataset.sources.standard import StandardPairs
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PairBatch",
     "PairSource",
     "Plan",
+    "SelfGuidedPairs",
     "StandardPairs",
     "ViewSettings",
     "collate_pairs",

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.files import hash_file
+from semaug.artifacts.verify import ENCODER_WEIGHTS
 from semaug.oracles.errors import OracleError
 from semaug.oracles.protocols import AnyDetector, AnySegmenter
 
@@ -37,6 +38,7 @@ BUILT_IN: Mapping[Role, Mapping[str, str]] = {
         "center": "semaug.oracles.saliency:CentreDetector",
         "yolo": "semaug.oracles.yolo:open_yolo",
         "annotations": "semaug.oracles.annotations:AnnotationDetector",
+        "self": "semaug.oracles.self_localisation:open_self",
     },
     "segmenter": {
         "grabcut": "semaug.oracles.grabcut:GrabCutSegmenter",
@@ -229,6 +231,8 @@ def _content(value: str) -> str:
         return f"blake2b:{hash_file(path)}"
     if not value or not path.is_dir():
         return value
+    if (path / ENCODER_WEIGHTS).is_file():  # a run: what lies beside its weights comes and goes
+        return f"blake2b:{hash_file(path / ENCODER_WEIGHTS)}"
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\x1f{hash_file(file)}\n".encode())

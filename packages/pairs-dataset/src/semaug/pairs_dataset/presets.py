@@ -86,15 +86,18 @@ PRESETS: Mapping[str, tuple[Recipe, Recipe]] = {
     "symmetric_weak": (replace(_SYMMETRIC, jitter=(0.4, 0.4, 0.4, 0.1)),) * 2,
     "asymmetric_cifar": (_CIFAR, replace(_CIFAR, solarise_p=0.2)),
     "asymmetric_imagenet": (replace(_IMAGENET, blur_p=1.0), replace(_IMAGENET, blur_p=0.1, solarise_p=0.2)),
+    "vicreg_cifar": (replace(_CIFAR, scale=(0.2, 1.0), solarise_p=0.1),) * 2,
     "byol": (replace(_IMAGENET, blur_p=1.0), replace(_IMAGENET, blur_p=0.1, solarise_p=0.2)),
     "adainf_symmetric": (_ADAINF, _ADAINF),
     "adainf_asymmetric": (
         replace(_ADAINF, jitter=(0.4, 0.4, 0.2, 0.1), blur_p=0.0),
         replace(_ADAINF, jitter=(0.4, 0.4, 0.2, 0.1), blur_p=0.0, solarise_p=0.2),
     ),
+    "crop_flip": (Recipe().without("jitter", "gray", "blur"),) * 2,
     "identity": (Recipe().without(*TRANSFORMS),) * 2,
 }
-"""The recipes of the two views, by name. `byol` is the published two-view recipe, which the ImageNet-100 preset is."""
+"""The recipes of the two views, by name. `byol` is the published two-view recipe, which the ImageNet-100 preset is;
+`crop_flip` is what masked reconstruction takes."""
 
 
 def preset(name: str) -> tuple[Recipe, Recipe]:

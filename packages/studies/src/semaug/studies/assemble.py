@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from semaug.eval.features import Features
     from semaug.pairs_dataset.sources import PairSource
     from semaug.ssl_methods.encoder import Encoder
+    from semaug.ssl_methods.methods import Method
+    from semaug.ssl_methods.optimizers import OptimizerSettings
+    from semaug.ssl_methods.presets import TrainingRecipe
     from semaug.ssl_methods.pretrain import Hardware
 
 
@@ -33,35 +36,52 @@ class OnlineKnn:
 
 
 @dataclass(frozen=True, slots=True)
+class SelfOptions:
+    """How pairs `self` are guided: warm-up and time between refreshes in epochs (None: a fifth of the run each), and
+    the threshold of the heat maps."""
+
+    warmup: int | None = None
+    every: int | None = None
+    threshold: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """One pretraining run, by names and numbers.
 
     ``images`` is what ``open_source`` takes; ``guidance`` the path of a guidance artifact; ``pair_options`` go to
-    ``make_pairs`` (see there). ``optimizer`` is a preset of ``OPTIMIZERS``, ``lr`` stands in for its rate.
+    ``make_pairs`` (see there), ``self_options`` are for pairs `self` alone. ``recipe`` names one of the method's
+    (``ssl_methods.presets``; its first by default): it decides what is None here and what ``hyperparameters`` leave
+    out. ``optimizer`` is a preset of ``OPTIMIZERS``, ``lr`` stands in for the optimizer's rate.
     """
 
     images: str
     pairs: str = "standard"
     guidance: str | None = None
     pair_options: Mapping[str, Any] = field(default_factory=dict)
+    self_options: SelfOptions = SelfOptions()
     method: str = "simclr"
-    temperature: float = 0.2
+    recipe: str | None = None
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     backbone: str = "resnet18"
     size: int = 224
     small_stem: bool | None = None
     steps: int = 500
-    batch_size: int = 256
-    optimizer: str = "paper"
+    batch_size: int | None = None
+    optimizer: str | None = None
     lr: float | None = None
-    warmup: int = 0
+    warmup: int | None = None
     seed: int = 0
     checkpoint_every: int = 100
     log_every: int = 10
     online_knn: OnlineKnn | None = None
 
     def describe(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
-        return asdict(self)
+        """The plan as plain JSON values, without options that it does not use."""
+        plain = asdict(self)
+        if self.pairs != "self":
+            del plain["self_options"]
+        return plain
 
 
 def train(
@@ -73,24 +93,25 @@ def train(
     on_progress: OnProgress = ignore_progress,
 ) -> EncoderCard:
     """Carry a plan out: the run's folder holds encoder, card, curves and logs. Resumes and refuses as ``pretrain``."""
-    from semaug.ssl_methods import METHODS, build_encoder
+    from semaug.ssl_methods.presets import training_recipe
     from semaug.ssl_methods.pretrain import Hardware, pretrain
 
-    pairs = pairs_of(plan)
-    encoder = build_encoder(plan.backbone, input_size=plan.size, small_stem=plan.small_stem, seed=plan.seed)
+    recipe = training_recipe(plan.method, plan.recipe)
+    pairs, hardware = pairs_of(plan), hardware or Hardware()
     return pretrain(
-        METHODS[plan.method](encoder, temperature=plan.temperature),
+        method_of(plan),
         pairs,
         out=out,
         steps=plan.steps,
-        batch_size=plan.batch_size,
-        optimizer=_optimizer(plan),
-        warmup=plan.warmup,
+        batch_size=recipe.batch_size if plan.batch_size is None else plan.batch_size,
+        optimizer=_optimizer(plan, recipe),
+        warmup=recipe.warmup_steps(plan.steps) if plan.warmup is None else plan.warmup,
         seed=plan.seed,
-        hardware=hardware or Hardware(),
+        hardware=hardware,
         callbacks=_callbacks(plan),
         config={"pairs": pairs.config},
         inputs=pairs.inputs(),
+        refresh=_refresh(plan, pairs, hardware, on_progress),
         checkpoint_every=plan.checkpoint_every,
         log_every=plan.log_every,
         overwrite=overwrite,
@@ -101,18 +122,51 @@ def train(
 def pairs_of(plan: TrainingPlan) -> PairSource:
     """The pair source of a plan; raises what ``open_source`` and ``make_pairs`` raise."""
     from semaug.pairs_dataset import make_pairs
+    from semaug.ssl_methods.presets import training_recipe
 
     source = open_source(plan.images)
     table = GuidanceTable.open(plan.guidance) if plan.guidance else None
-    return make_pairs(plan.pairs, source, size=plan.size, seed=plan.seed, guidance=table, **plan.pair_options)
+    options = {"preset": training_recipe(plan.method, plan.recipe).augmentation, **plan.pair_options}
+    return make_pairs(plan.pairs, source, size=plan.size, seed=plan.seed, guidance=table, **options)
 
 
-def _optimizer(plan: TrainingPlan) -> Any:
+def method_of(plan: TrainingPlan) -> Method:
+    """The method of a plan on a new encoder; raises ``InvalidOption`` for an unknown method, recipe or parameter."""
+    from semaug.ssl_methods import METHODS, build_encoder
+    from semaug.ssl_methods.presets import method_options, training_recipe
+
+    recipe, kind = training_recipe(plan.method, plan.recipe), METHODS[plan.method]
+    known = {*method_options(plan.method), *recipe.hyperparameters}
+    if unknown := sorted({*plan.hyperparameters} - known):
+        raise InvalidOption(f"{plan.method} has no hyperparameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    encoder = build_encoder(
+        plan.backbone, input_size=plan.size, small_stem=plan.small_stem, seed=plan.seed,
+        projector=recipe.projector or kind.default_projector,
+    )  # fmt: skip
+    return kind.assemble(encoder, seed=plan.seed, **{**recipe.hyperparameters, **plan.hyperparameters})
+
+
+def _refresh(plan: TrainingPlan, pairs: PairSource, hardware: Hardware, on_progress: OnProgress) -> Any:
+    """What renews the pairs while the run trains: nothing, but for pairs `self`."""
+    from semaug.pairs_dataset.sources import SelfGuidedPairs
+    from semaug.studies.self_guidance import SelfGuidance
+
+    if not isinstance(pairs, SelfGuidedPairs):
+        if plan.self_options != SelfOptions():
+            raise InvalidOption(f"{plan.self_options} with pairs {plan.pairs!r}: only pairs `self` take self options")
+        return None
+    chosen = plan.self_options
+    return SelfGuidance(
+        pairs, chosen.warmup, chosen.every, chosen.threshold, readers=hardware.workers, on_progress=on_progress
+    )
+
+
+def _optimizer(plan: TrainingPlan, recipe: TrainingRecipe) -> OptimizerSettings:
     from semaug.ssl_methods import OPTIMIZERS
 
-    if plan.optimizer not in OPTIMIZERS:
+    if plan.optimizer not in (None, *OPTIMIZERS):
         raise InvalidOption(f"no optimizer is called {plan.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
-    chosen = OPTIMIZERS[plan.optimizer]
+    chosen = recipe.optimizer if plan.optimizer is None else OPTIMIZERS[plan.optimizer]
     return chosen if plan.lr is None else replace(chosen, lr=plan.lr)
 
 
@@ -158,7 +212,7 @@ def _embed(
     encoder.eval()
     try:
         return embed(
-            _encode(encoder), source, input_size=encoder.spec.input_size, mean=encoder.spec.mean,
+            _encode(encoder), source, input_size=encoder.image_size, mean=encoder.spec.mean,
             std=encoder.spec.std, device=where, workers=workers, limit=limit, on_progress=on_progress,
         )  # fmt: skip
     finally:

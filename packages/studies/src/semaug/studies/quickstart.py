@@ -168,7 +168,7 @@ def training_jobs(out: Path, plan: QuickstartPlan) -> list[TrainAndScore]:
             training = TrainingPlan(
                 train, pairs=name, guidance=guidance, pair_options=pair_options(name, plan),
                 backbone="small-cnn", size=plan.view_size, small_stem=False, steps=plan.steps,
-                batch_size=plan.batch_size, temperature=plan.temperature,
+                batch_size=plan.batch_size, hyperparameters={"temperature": plan.temperature},
                 lr=plan.lr, warmup=plan.steps // 20, seed=seed,
                 online_knn=OnlineKnn(train, test, max(1, plan.steps // 4), limit=800),
             )  # fmt: skip

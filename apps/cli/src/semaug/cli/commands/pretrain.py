@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import textwrap
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
 from semaug.cli.console import (
+    Verb,
     VerbGroup,
     emit,
     json_option,
@@ -18,10 +25,10 @@ from semaug.cli.console import (
     settings,
 )
 
-PAIRS = ("standard", "duplicated", "guided", "cross", "inflated", "center", "random_box", "shuffled_box")
+PAIRS = ("standard", "duplicated", "guided", "cross", "inflated", "center", "random_box", "shuffled_box", "self")
 PRESETS = (
-    "symmetric", "symmetric_weak", "asymmetric_cifar", "asymmetric_imagenet", "byol", "adainf_symmetric",
-    "adainf_asymmetric", "identity",
+    "symmetric", "symmetric_weak", "asymmetric_cifar", "asymmetric_imagenet", "vicreg_cifar", "byol",
+    "adainf_symmetric", "adainf_asymmetric", "crop_flip", "identity",
 )  # fmt: skip
 PAIR_OPTIONS = (
     "preset", "crop", "scale", "box_scale", "margin", "tau", "tau_mask", "centre_beta", "p_guided", "guided_views",
@@ -30,93 +37,216 @@ PAIR_OPTIONS = (
 )  # fmt: skip
 
 
-@click.group(cls=VerbGroup)
+def _method_tables() -> Mapping[str, Any]:
+    """``presets.toml`` of ssl-methods, found without importing it, since that imports torch."""
+    found = find_spec("semaug.ssl_methods")
+    assert found is not None
+    assert found.submodule_search_locations
+    return tomllib.loads(Path(found.submodule_search_locations[0], "presets.toml").read_text("utf-8"))
+
+
+TABLES = _method_tables()
+METHODS: Mapping[str, Any] = TABLES["methods"]
+
+
+class MethodGroup(VerbGroup):
+    """A verb for each method; a misspelt one is answered with the nearest."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            near = difflib.get_close_matches(name, self.list_commands(ctx), 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(self.list_commands(ctx))}"
+            raise click.UsageError(f"no method is called {name!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=MethodGroup)
 def group() -> None:
     """Train an encoder on positive pairs. Stopped at any moment, the same command goes on to the same weights."""
 
 
-@group.command("simclr")
-@click.argument("folder")
-@out_option("the run: encoder, card, curves and logs")
-@click.option("--pairs", type=click.Choice(PAIRS), default="standard", show_default=True, help="Where pairs come from.")
-@click.option("--guidance", type=click.Path(exists=True), help="Guidance made by `semaug guide extract`.")
-@click.option("--preset", type=click.Choice(PRESETS), default="symmetric", show_default=True, help="Augmentation.")
-@click.option(
-    "--crop", type=click.Choice(["inside", "cover", "box_as_view"]), help="How a guided crop relates to the box."
+SHARED = (
+    click.argument("folder"),
+    out_option("the run: encoder, card, curves and logs"),
+    click.option(
+        "--pairs", type=click.Choice(PAIRS), default="standard", show_default=True, help="Where pairs come from."
+    ),
+    click.option("--guidance", type=click.Path(exists=True), help="Guidance made by `semaug guide extract`."),
+    click.option(
+        "--self-warmup", type=click.IntRange(0), help="Epochs before pairs `self` are guided (a fifth of all)."
+    ),
+    click.option(
+        "--self-every", type=click.IntRange(1), help="Epochs between refreshes of their boxes (a fifth of all)."
+    ),
+    click.option(
+        "--self-threshold",
+        type=click.FloatRange(0, 1, max_open=True),
+        help="Share of the heat that a cell of their boxes exceeds (0.1).",
+    ),
+    click.option("--preset", type=click.Choice(PRESETS), help="Augmentation (the recipe's)."),
+    click.option(
+        "--crop", type=click.Choice(["inside", "cover", "box_as_view"]), help="How a guided crop relates to the box."
+    ),
+    click.option("--scale", type=(float, float), help="A crop's share of the image (the preset's)."),
+    click.option("--box-scale", type=(float, float), help="A guided crop's share of the box (that of --scale)."),
+    click.option("--margin", type=click.FloatRange(0), help="How far a box is widened, as a share of its sides (0.1)."),
+    click.option("--tau", type=click.FloatRange(0, 1), help="Share of a box or mask that a crop must keep (0.5)."),
+    click.option(
+        "--tau-mask", type=click.FloatRange(0, 1), help="Or the share of the crop that a mask must fill (0.3)."
+    ),
+    click.option(
+        "--centre-beta",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Place crops by Beta(b, b), which shuns the centre below 1 (uniformly; 0.6 in ContrastiveCrop).",
+    ),
+    click.option("--p-guided", type=click.FloatRange(0, 1), help="Probability that a view is guided (1)."),
+    click.option("--guided-views", type=click.Choice(["both", "one"]), help="Which views are guided (both)."),
+    click.option(
+        "--box-select", type=click.Choice(["random", "largest", "union", "all"]), help="Which object (random)."
+    ),
+    click.option(
+        "--box-scope", type=click.Choice(["image", "view"]), help="One object an image, or one a view (image)."
+    ),
+    click.option(
+        "--mask-mode", type=click.Choice(["crop_only", "bg_blur", "bg_fill"]), help="Use of masks (crop_only)."
+    ),
+    click.option("--copies", type=click.IntRange(1), help="Copies of every image for `duplicated` (2)."),
+    click.option(
+        "--materialized", type=click.Path(exists=True), help="Crops of `semaug views materialize`, for `inflated`."
+    ),
+    click.option(
+        "--local-views", type=click.IntRange(0), help="Small views beside the two (multi-crop: swav, dino; 0)."
+    ),
+    click.option("--local-size", type=click.IntRange(8), help="Side of a small view in pixels (96 at --size 224)."),
+    click.option("--local-scale", type=(float, float), help="A small view's share of the image or box (0.05 0.4)."),
+    click.option("--guided-locals", is_flag=True, default=None, help="Cut small views inside the object's box too."),
+    click.option("--backbone", default="resnet18", show_default=True, help="resnet18, resnet50 or small-cnn."),
+    click.option("--small-stem/--large-stem", default=None, help="3x3 stem without pooling (up to 64 px by itself)."),
+    click.option("--size", type=click.IntRange(8), default=224, show_default=True, help="Side of a view in pixels."),
+    click.option("--steps", type=click.IntRange(1), default=500, show_default=True, help="Optimizer steps."),
+    click.option("--batch-size", type=click.IntRange(2), help="Pairs a step (the recipe's)."),
+    click.option(
+        "--optimizer",
+        type=click.Choice(["paper", "solo", "adamw"]),
+        help="SGD 0.03, LARS 0.4 or AdamW 0.001 (the recipe's).",
+    ),
+    click.option("--lr", type=float, help="Learning rate (the optimizer's)."),
+    click.option("--warmup", type=click.IntRange(0), help="Steps of linear warm-up (the recipe's share of --steps)."),
+    click.option("--precision", default="32-true", show_default=True, help="32-true, bf16-mixed or 16-mixed."),
+    click.option(
+        "--devices", type=click.IntRange(1), default=1, show_default=True, help="Processes that share a batch."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and views."),
+    click.option(
+        "--checkpoint-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between checkpoints."
+    ),
+    click.option(
+        "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between rows of the curves."
+    ),
+    click.option("--knn-test", help="Labelled images to watch kNN accuracy on while training."),
+    click.option("--knn-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between these."),
+    overwrite_option,
+    json_option,
 )
-@click.option("--scale", type=(float, float), help="A crop's share of the image (the preset's).")
-@click.option("--box-scale", type=(float, float), help="A guided crop's share of the box (that of --scale).")
-@click.option("--margin", type=click.FloatRange(0), help="How far a box is widened, as a share of its sides (0.1).")
-@click.option("--tau", type=click.FloatRange(0, 1), help="Share of a box or mask that a crop must keep (0.5).")
-@click.option("--tau-mask", type=click.FloatRange(0, 1), help="Or the share of the crop that a mask must fill (0.3).")
-@click.option(
-    "--centre-beta",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Place crops by Beta(b, b), which shuns the centre below 1 (uniformly; 0.6 in ContrastiveCrop).",
-)
-@click.option("--p-guided", type=click.FloatRange(0, 1), help="Probability that a view is guided (1).")
-@click.option("--guided-views", type=click.Choice(["both", "one"]), help="Which views are guided (both).")
-@click.option("--box-select", type=click.Choice(["random", "largest", "union", "all"]), help="Which object (random).")
-@click.option("--box-scope", type=click.Choice(["image", "view"]), help="One object an image, or one a view (image).")
-@click.option("--mask-mode", type=click.Choice(["crop_only", "bg_blur", "bg_fill"]), help="Use of masks (crop_only).")
-@click.option("--copies", type=click.IntRange(1), help="Copies of every image for `duplicated` (2).")
-@click.option(
-    "--materialized", type=click.Path(exists=True), help="Crops of `semaug views materialize`, for `inflated`."
-)
-@click.option("--local-views", type=click.IntRange(0), help="Small views beside the two (multi-crop: swav, dino; 0).")
-@click.option("--local-size", type=click.IntRange(8), help="Side of a small view in pixels (96 at --size 224).")
-@click.option("--local-scale", type=(float, float), help="A small view's share of the image or box (0.05 0.4).")
-@click.option("--guided-locals", is_flag=True, default=None, help="Cut small views inside the object's box too.")
-@click.option("--backbone", default="resnet18", show_default=True, help="resnet18, resnet50 or small-cnn.")
-@click.option("--small-stem/--large-stem", default=None, help="3x3 stem without pooling (up to 64 px by itself).")
-@click.option("--size", type=click.IntRange(8), default=224, show_default=True, help="Side of a view in pixels.")
-@click.option("--steps", type=click.IntRange(1), default=500, show_default=True, help="Optimizer steps.")
-@click.option("--batch-size", type=click.IntRange(2), default=256, show_default=True, help="Pairs a step.")
-@click.option("--temperature", type=float, default=0.2, show_default=True, help="SimCLR's temperature.")
-@click.option("--optimizer", default="paper", show_default=True, help="Preset: paper (SGD 0.03), solo (LARS), adamw.")
-@click.option("--lr", type=float, help="Learning rate, instead of the preset's.")
-@click.option("--warmup", type=click.IntRange(0), default=0, show_default=True, help="Steps of linear warm-up.")
-@click.option("--precision", default="32-true", show_default=True, help="32-true, bf16-mixed or 16-mixed.")
-@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="Processes that share a batch.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and views.")
-@click.option(
-    "--checkpoint-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between checkpoints."
-)
-@click.option(
-    "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between rows of the curves."
-)
-@click.option("--knn-test", help="Labelled images to watch kNN accuracy on while training.")
-@click.option("--knn-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between these.")
-@overwrite_option
-@json_option
-def simclr(
-    folder: str, out: Path, as_json: bool, overwrite: bool, precision: str, devices: int, **options: Any
-) -> None:
-    """Pretrain on FOLDER (images of any kind `semaug data info` opens) with SimCLR.
+"""What every method takes."""
 
-    \b
-    Example:
-      semaug pretrain simclr photos/ --pairs guided --guidance guidance.zarr --steps 500 --out run/
-    """
+
+KINDS: Mapping[str, Any] = {"float": float, "int": int, "text": str}
+
+
+def _own_option(name: str, recipes: Mapping[str, Any]) -> Callable[..., Any]:
+    """The flag of one hyperparameter; its help says what each recipe that names it takes."""
+    option, dest = TABLES["options"][name], f"own_{name}"
+    flag = option.get("flag", name.replace("_", "-"))
+    said = {
+        r: table["hyperparameters"][name] for r, table in recipes.items() if name in table.get("hyperparameters", {})
+    }
+    values = ", ".join(f"{recipe} {_plain(value)}" for recipe, value in said.items())
+    text = f"{option['help']} ({values})." if values else f"{option['help']}."
+    if option["kind"] == "flag":
+        return click.option(f"--{flag}/--no-{flag}", dest, default=None, help=text)
+    if "choices" in option:
+        return click.option(f"--{flag}", dest, type=click.Choice(option["choices"]), help=text)
+    return click.option(f"--{flag}", dest, type=KINDS[option["kind"]], help=text)
+
+
+def _plain(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _recipe_text(name: str, table: Mapping[str, Any]) -> str:
+    """One recipe as a paragraph: its text, then its numbers."""
+    optimizer = table["optimizer"]
+    numbers = [
+        f"{optimizer['name'].upper()} {optimizer['lr']:g}", f"weight decay {optimizer['weight_decay']:g}",
+        f"batch {table.get('batch_size', 256)}", f"warm-up {table.get('warmup', 0):.0%}",
+        f"--preset {table.get('augmentation', 'symmetric')}",
+    ]  # fmt: skip
+    if projector := table.get("projector"):
+        numbers.append("projector " + ", ".join(f"{k} {_plain(v)}" for k, v in projector.items()))
+    text = textwrap.fill(f"{name}: {table['text']}", 100, initial_indent="  ", subsequent_indent="    ")
+    return text + "\n" + textwrap.fill("; ".join(numbers), 100, initial_indent="    ", subsequent_indent="    ")
+
+
+def _method_help(method: str, table: Mapping[str, Any]) -> str:
+    recipes = "\n".join(_recipe_text(name, recipe) for name, recipe in table["recipes"].items())
+    return (
+        f"Pretrain on FOLDER (images of any kind `semaug data info` opens) with {table['title']}: {table['about']}.\n\n"
+        f"\b\nExample:\n  semaug pretrain {method} photos/ --pairs guided --guidance guidance.zarr --steps 500 "
+        f"--out run/\n\n\b\nRecipes (--recipe; a flag goes before the recipe's value):\n{recipes}"
+    )
+
+
+def _verb(method: str, table: Mapping[str, Any]) -> click.Command:
+    recipes = table["recipes"]
+    choice = click.option(
+        "--recipe",
+        type=click.Choice(list(recipes)),
+        default=next(iter(recipes)),
+        show_default=True,
+        help="Whose settings train it; described above.",
+    )
+    own = [choice, *(_own_option(name, recipes) for name in table["options"])]
+    callback: Any = partial(_pretrain, method)
+    callback.__name__ = method
+    for decorate in reversed([*SHARED[:2], *own, *SHARED[2:]]):
+        callback = decorate(callback)
+    verb: click.Command = click.command(method, cls=Verb, help=_method_help(method, table))(callback)
+    return verb
+
+
+def _pretrain(
+    method: str, folder: str, out: Path, as_json: bool, overwrite: bool, precision: str, devices: int, **options: Any
+) -> None:
     from semaug.ssl_methods.pretrain import Hardware
     from semaug.studies.assemble import train
 
     hardware = Hardware(pick_device(), devices, workers=settings().workers, precision=precision)
     with progress() as on_progress:
-        plan = _plan(folder, options)
+        plan = _plan(folder, method, options)
         card = train(plan, out, hardware=hardware, overwrite=overwrite, on_progress=on_progress)
     result = {"run": str(out), "method": card.method, "steps": card.steps, "weights": card.weights_digest}
     emit(result, as_json, f"{out}: {card.method}, {card.steps} steps, weights {card.weights_digest}")
 
 
-def _plan(folder: str, options: dict[str, Any]) -> Any:
-    from semaug.studies.assemble import OnlineKnn, TrainingPlan
+def _plan(folder: str, method: str, options: dict[str, Any]) -> Any:
+    from semaug.studies.assemble import OnlineKnn, SelfOptions, TrainingPlan
 
     pair_options = {name: options.pop(name) for name in PAIR_OPTIONS}
+    own = {name: options.pop(f"own_{name}") for name in METHODS[method]["options"]}
     test, every = options.pop("knn_test"), options.pop("knn_every")
+    own_guidance = {name: options.pop(f"self_{name}") for name in ("warmup", "every", "threshold")}
     return TrainingPlan(
         folder,
+        method=method,
+        hyperparameters={name: value for name, value in own.items() if value is not None},
         pair_options={name: value for name, value in pair_options.items() if value is not None},
+        self_options=SelfOptions(**{name: value for name, value in own_guidance.items() if value is not None}),
         online_knn=OnlineKnn(folder, test, every) if test else None,
         **options,
     )
+
+
+for _name, _table in METHODS.items():
+    group.add_command(_verb(_name, _table))

@@ -21,8 +21,8 @@ Gathering = Literal["none", "candidates", "keys", "statistics"]
 ``keys``: local anchors against everyone's targets, which receive none (``gather_keys``).
 ``statistics``: sums over the whole batch, which carry gradients (``sum_over_ranks``); equal on all ranks.
 
-A loss takes ``gathering=`` with its own kind as the default, and ``"none"`` computes it from this rank's rows alone; one
-without the argument is local.
+A loss takes ``gathering=`` with its own kind as the default, and ``"none"`` computes it from this rank's rows alone;
+one without the argument is local.
 """
 
 

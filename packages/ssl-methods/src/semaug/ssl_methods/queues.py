@@ -13,9 +13,9 @@ from semaug.artifacts.errors import InvalidOption
 class KeyQueue(nn.Module):
     """The last ``size`` keys, (size, dim), as persistent buffers: both the keys and their count are checkpointed.
 
-    It starts with random unit vectors, as MoCo's does. Keys are to be gathered from all ranks (``gather_keys``) before
-    ``enqueue``, so that every rank holds the same queue, and enqueued after the logits, so that no query meets its own
-    key as a negative.
+    It starts with random unit vectors, as MoCo's does, drawn from (seed, part). Keys are to be gathered from all ranks
+    (``gather_keys``) before ``enqueue``, so that every rank holds the same queue, and enqueued after the logits, so
+    that no query meets its own key as a negative.
 
     >>> queue = KeyQueue(4, 2)
     >>> queue.enqueue(torch.ones(3, 2))
@@ -26,11 +26,11 @@ class KeyQueue(nn.Module):
     keys: Tensor
     count: Tensor
 
-    def __init__(self, size: int, dim: int, seed: int = 0) -> None:
+    def __init__(self, size: int, dim: int, seed: int = 0, part: str = "queue") -> None:
         super().__init__()
         if size < 1 or dim < 1:
             raise InvalidOption(f"a queue of {size} keys of width {dim} holds nothing; both must be at least 1")
-        generator = torch.Generator().manual_seed(draw_key(seed, "queue", 0, "") & (2**63 - 1))
+        generator = torch.Generator().manual_seed(draw_key(seed, part, 0, "") & (2**63 - 1))
         start = functional.normalize(torch.randn(size, dim, generator=generator), dim=1)
         self.register_buffer("keys", start)
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
@@ -60,6 +60,14 @@ class KeyQueue(nn.Module):
         places = (self.count + torch.arange(len(keys), device=self.keys.device)) % self.size
         self.keys.index_copy_(0, places, keys.detach().to(self.keys.dtype))
         self.count += len(keys)
+
+    def require_width(self, width: int | None) -> None:
+        """Raise ``InvalidOption`` unless the keys are ``width`` wide."""
+        if self.keys.shape[1] != width:
+            raise InvalidOption(
+                f"a queue of keys of width {self.keys.shape[1]} does not fit projections of width {width}; "
+                f"build it with dim={width}"
+            )
 
     def check(self, batch_size: int, items: int) -> None:
         """Raise ``InvalidOption`` for a global batch or a data set of ``items`` that the queue does not fit.

@@ -61,7 +61,7 @@ def group() -> None:
     "--detector",
     default="saliency",
     show_default=True,
-    help="saliency, center, yolo, annotations, an installed plug-in, module:attribute or file.py:attribute.",
+    help="saliency, center, self, yolo, annotations, an installed plug-in, module:attribute or file.py:attribute.",
 )
 @click.option("--detector-option", multiple=True, metavar="NAME=VALUE", help="An option of the detector; repeatable.")
 @click.option(

@@ -18,10 +18,10 @@ RECIPES = [(method, name) for method, table in TABLES["methods"].items() for nam
 def built(method, name, device="meta", **changes):
     """The method of a recipe on a small encoder: without weights unless they are wanted, since some heads are wide."""
     recipe, kind = training_recipe(method, name), METHODS[method]
-    vision = "vit-s8" if method == "mae" else "small-cnn"
+    vision = recipe.backbone if recipe.backbone.startswith("vit") else "small-cnn"
     head = recipe.projector or kind.default_projector
     with torch.device(device):
-        encoder = build_encoder(vision, input_size=16, projector=head)
+        encoder = build_encoder(vision, input_size=32, projector=head, options=recipe.backbone_options(vision))
         return kind.assemble(encoder, seed=0, **{**recipe.hyperparameters, **changes})
 
 
@@ -51,7 +51,7 @@ def test_a_recipe_builds_what_it_says(method, name):
 def test_the_paper_recipe_trains(method):
     made = built(method, "paper", "cpu")
     made.before_forward(0, 100)
-    loss = made([torch.randn(4, 3, 16, 16) for _ in range(made.views.least)])["loss"]
+    loss = made([torch.randn(4, 3, 32, 32) for _ in range(made.views.least)])["loss"]
     loss.backward()
     assert torch.isfinite(loss)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ class OptimizerSettings:
 
     ``exclude_norms`` takes biases and normalisation weights out of weight decay, and out of LARS's scaling.
     ``final_weight_decay``, where given, is reached along half a cosine from ``weight_decay`` (as DINO has it).
+    ``betas`` are AdamW's.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
@@ -29,6 +30,7 @@ class OptimizerSettings:
     clip: bool = False
     exclude_norms: bool = False
     final_weight_decay: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
         if self.name not in _BUILDERS:
@@ -40,6 +42,13 @@ class OptimizerSettings:
         """The same settings with the rate multiplied by ``batch_size / 256`` (Goyal et al. 2017)."""
         return replace(self, lr=self.lr * batch_size / 256)
 
+    def record(self) -> dict[str, Any]:
+        """The settings as plain JSON values, as a run records them: betas where they are not the usual ones."""
+        plain = asdict(self)
+        if self.betas == (0.9, 0.999):
+            del plain["betas"]
+        return plain
+
 
 def _sgd(groups: list[dict[str, Any]], s: OptimizerSettings) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
@@ -50,7 +59,7 @@ def _lars(groups: list[dict[str, Any]], s: OptimizerSettings) -> torch.optim.Opt
 
 
 def _adamw(groups: list[dict[str, Any]], s: OptimizerSettings) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=s.lr, weight_decay=s.weight_decay)
+    return torch.optim.AdamW(groups, lr=s.lr, weight_decay=s.weight_decay, betas=s.betas)
 
 
 _BUILDERS: dict[str, Callable[[list[dict[str, Any]], OptimizerSettings], torch.optim.Optimizer]] = {
@@ -61,7 +70,7 @@ _BUILDERS: dict[str, Callable[[list[dict[str, Any]], OptimizerSettings], torch.o
 
 OPTIMIZERS: dict[str, OptimizerSettings] = {
     "paper": OptimizerSettings("sgd", lr=0.03, weight_decay=1e-4),
-    "solo": OptimizerSettings("lars", lr=0.4, weight_decay=1e-5, eta=0.02, clip=True, exclude_norms=True),
+    "solo": OptimizerSettings("lars", lr=0.4, weight_decay=1e-4, eta=0.02, clip=True, exclude_norms=True),
     "adamw": OptimizerSettings("adamw", lr=1e-3, weight_decay=1e-4, exclude_norms=True),
 }
 """Presets for batches of 256. ``paper``: SDI's text (S1.8). ``solo``: solo-learn's SimCLR preset, which its public

@@ -24,9 +24,10 @@ from semaug.ssl_methods.optimizers import OptimizerSettings
 class TrainingRecipe:
     """How a paper trains a method.
 
-    ``text`` says for what and where it comes from. ``augmentation`` is a preset of ``pairs_dataset``; ``warmup`` a
-    share of the steps; the rate of ``optimizer`` is for ``batch_size`` and is rescaled for no other. ``projector`` None
-    takes the method's own. ``hyperparameters`` go to ``Method.assemble``.
+    ``text`` says for what and where it comes from. ``augmentation`` is a preset of ``pairs_dataset`` and ``views`` its
+    other options; ``warmup`` a share of the steps; the rate of ``optimizer`` is for ``batch_size`` and is rescaled for
+    no other. ``transformer`` are options of a vision transformer, if the backbone is one. ``projector`` None takes the
+    method's own. ``hyperparameters`` go to ``Method.assemble``.
     """
 
     method: str
@@ -36,12 +37,19 @@ class TrainingRecipe:
     batch_size: int = 256
     warmup: float = 0.0
     augmentation: str = "symmetric"
+    views: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str = "resnet18"
+    transformer: Mapping[str, Any] = field(default_factory=dict)
     projector: ProjectorSpec | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
             raise InvalidOption(f"warm-up {self.warmup} of {self.method}/{self.name} is no share of the steps")
+
+    def backbone_options(self, backbone: str) -> Mapping[str, Any]:
+        """The options with which ``backbone`` is built."""
+        return self.transformer if backbone.startswith("vit") else {}
 
     def warmup_steps(self, steps: int) -> int:
         """The warm-up of a run of ``steps`` steps."""

@@ -128,10 +128,12 @@ def pretrain(
         **(config or {}),
         "method": {"name": method.name, **method.settings()},
         "encoder": asdict(method.encoder.spec),
-        "optimizer": asdict(optimizer),
+        "optimizer": optimizer.record(),
         "training": {"steps": steps, "batch_size": batch_size, "warmup": warmup, "precision": hardware.precision},
         "seed": seed,
     }
+    if origin := method.encoder.origin:
+        identity["init"], inputs = origin.settings(), {**(inputs or {}), "init": origin.digest}
     method.check_batch(batch_size, len(pairs), hardware.world)
     periods = None
     if refresh is not None:

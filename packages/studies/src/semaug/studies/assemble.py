@@ -52,7 +52,8 @@ class TrainingPlan:
     ``images`` is what ``open_source`` takes; ``guidance`` the path of a guidance artifact; ``pair_options`` go to
     ``make_pairs`` (see there), ``self_options`` are for pairs `self` alone. ``recipe`` names one of the method's
     (``ssl_methods.presets``; its first by default): it decides what is None here and what ``hyperparameters`` leave
-    out. ``optimizer`` is a preset of ``OPTIMIZERS``, ``lr`` stands in for the optimizer's rate.
+    out. ``backbone_options`` are the backbone's own, and ``init`` are the weights it starts from (``initialise``).
+    ``optimizer`` is a preset of ``OPTIMIZERS``, ``lr`` stands in for the optimizer's rate.
     """
 
     images: str
@@ -63,9 +64,12 @@ class TrainingPlan:
     method: str = "simclr"
     recipe: str | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    backbone: str = "resnet18"
+    backbone: str | None = None
     size: int = 224
     small_stem: bool | None = None
+    backbone_options: Mapping[str, Any] = field(default_factory=dict)
+    init: str | None = None
+    init_format: str = "auto"
     steps: int = 500
     batch_size: int | None = None
     optimizer: str | None = None
@@ -81,6 +85,10 @@ class TrainingPlan:
         plain = asdict(self)
         if self.pairs != "self":
             del plain["self_options"]
+        if not self.backbone_options:
+            del plain["backbone_options"]
+        if self.init is None:
+            del plain["init"], plain["init_format"]
         return plain
 
 
@@ -124,25 +132,30 @@ def pairs_of(plan: TrainingPlan) -> PairSource:
     from semaug.pairs_dataset import make_pairs
     from semaug.ssl_methods.presets import training_recipe
 
+    recipe = training_recipe(plan.method, plan.recipe)
     source = open_source(plan.images)
     table = GuidanceTable.open(plan.guidance) if plan.guidance else None
-    options = {"preset": training_recipe(plan.method, plan.recipe).augmentation, **plan.pair_options}
+    options = {"preset": recipe.augmentation, **recipe.views, **plan.pair_options}
     return make_pairs(plan.pairs, source, size=plan.size, seed=plan.seed, guidance=table, **options)
 
 
 def method_of(plan: TrainingPlan) -> Method:
     """The method of a plan on a new encoder; raises ``InvalidOption`` for an unknown method, recipe or parameter."""
-    from semaug.ssl_methods import METHODS, build_encoder
+    from semaug.ssl_methods import METHODS, build_encoder, initialise
     from semaug.ssl_methods.presets import method_options, training_recipe
 
     recipe, kind = training_recipe(plan.method, plan.recipe), METHODS[plan.method]
     known = {*method_options(plan.method), *recipe.hyperparameters}
     if unknown := sorted({*plan.hyperparameters} - known):
         raise InvalidOption(f"{plan.method} has no hyperparameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    backbone = plan.backbone or recipe.backbone
     encoder = build_encoder(
-        plan.backbone, input_size=plan.size, small_stem=plan.small_stem, seed=plan.seed,
+        backbone, input_size=plan.size, small_stem=plan.small_stem, seed=plan.seed,
         projector=recipe.projector or kind.default_projector,
+        options={**recipe.backbone_options(backbone), **plan.backbone_options},
     )  # fmt: skip
+    if plan.init is not None:
+        initialise(encoder, plan.init, format=plan.init_format)
     return kind.assemble(encoder, seed=plan.seed, **{**recipe.hyperparameters, **plan.hyperparameters})
 
 

@@ -18,6 +18,7 @@ from semaug.cli.console import (
     VerbGroup,
     emit,
     json_option,
+    note,
     out_option,
     overwrite_option,
     pick_device,
@@ -30,6 +31,8 @@ PRESETS = (
     "symmetric", "symmetric_weak", "asymmetric_cifar", "asymmetric_imagenet", "vicreg_cifar", "byol",
     "adainf_symmetric", "adainf_asymmetric", "crop_flip", "identity",
 )  # fmt: skip
+EXPORT_FORMATS = ("torchvision", "timm", "onnx")
+INIT_FORMATS = ("auto", "semaug", "torchvision", "timm", "lightly", "solo", "moco", "dino")
 PAIR_OPTIONS = (
     "preset", "crop", "scale", "box_scale", "margin", "tau", "tau_mask", "centre_beta", "p_guided", "guided_views",
     "box_select", "box_scope", "mask_mode", "copies", "materialized", "local_views", "local_size", "local_scale",
@@ -121,7 +124,25 @@ SHARED = (
     click.option("--local-size", type=click.IntRange(8), help="Side of a small view in pixels (96 at --size 224)."),
     click.option("--local-scale", type=(float, float), help="A small view's share of the image or box (0.05 0.4)."),
     click.option("--guided-locals", is_flag=True, default=None, help="Cut small views inside the object's box too."),
-    click.option("--backbone", default="resnet18", show_default=True, help="resnet18, resnet50 or small-cnn."),
+    click.option(
+        "--backbone", help="small-cnn, resnet18/34/50/101, mobilenetv2, vit-s16/s8/s4 or timm:NAME (the recipe's)."
+    ),
+    click.option(
+        "--backbone-option",
+        "backbone_options",
+        multiple=True,
+        help="One of the backbone's own as name=value, say heads=12 (repeatable).",
+    ),
+    click.option(
+        "--init", type=click.Path(), help="Weights to start from: a run, or a .pth, .ckpt or .safetensors file."
+    ),
+    click.option(
+        "--init-format",
+        type=click.Choice(INIT_FORMATS),
+        default="auto",
+        show_default=True,
+        help="Whose file --init is.",
+    ),
     click.option("--small-stem/--large-stem", default=None, help="3x3 stem without pooling (up to 64 px by itself)."),
     click.option("--size", type=click.IntRange(8), default=224, show_default=True, help="Side of a view in pixels."),
     click.option("--steps", type=click.IntRange(1), default=500, show_default=True, help="Optimizer steps."),
@@ -172,6 +193,8 @@ def _own_option(name: str, recipes: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
@@ -182,6 +205,9 @@ def _recipe_text(name: str, table: Mapping[str, Any]) -> str:
         f"{optimizer['name'].upper()} {optimizer['lr']:g}", f"weight decay {optimizer['weight_decay']:g}",
         f"batch {table.get('batch_size', 256)}", f"warm-up {table.get('warmup', 0):.0%}",
         f"--preset {table.get('augmentation', 'symmetric')}",
+        *(f"--{key.replace('_', '-')} {_plain(value)}" for key, value in table.get("views", {}).items()),
+        f"--backbone {table.get('backbone', 'resnet18')}",
+        *(f"{key} {_plain(value)}" for key, value in table.get("transformer", {}).items()),
     ]  # fmt: skip
     if projector := table.get("projector"):
         numbers.append("projector " + ", ".join(f"{k} {_plain(v)}" for k, v in projector.items()))
@@ -226,11 +252,20 @@ def _pretrain(
     with progress() as on_progress:
         plan = _plan(folder, method, options)
         card = train(plan, out, hardware=hardware, overwrite=overwrite, on_progress=on_progress)
+    if plan.init is not None:
+        note("started from " + _started_from(plan.init, card))
     result = {"run": str(out), "method": card.method, "steps": card.steps, "weights": card.weights_digest}
     emit(result, as_json, f"{out}: {card.method}, {card.steps} steps, weights {card.weights_digest}")
 
 
+def _started_from(path: str, card: Any) -> str:
+    from semaug.ssl_methods import Initialisation
+
+    return str(Initialisation(path=path, digest=card.inputs["init"], **card.config["init"]))
+
+
 def _plan(folder: str, method: str, options: dict[str, Any]) -> Any:
+    from semaug.ssl_methods.backbones import read_options
     from semaug.studies.assemble import OnlineKnn, SelfOptions, TrainingPlan
 
     pair_options = {name: options.pop(name) for name in PAIR_OPTIONS}
@@ -244,8 +279,29 @@ def _plan(folder: str, method: str, options: dict[str, Any]) -> Any:
         pair_options={name: value for name, value in pair_options.items() if value is not None},
         self_options=SelfOptions(**{name: value for name, value in own_guidance.items() if value is not None}),
         online_knn=OnlineKnn(folder, test, every) if test else None,
+        backbone_options=read_options(options.pop("backbone_options")),
         **options,
     )
+
+
+@group.command("export")
+@click.argument("run", type=click.Path(exists=True, file_okay=False))
+@out_option("the weights (.safetensors, .pth) or the model (.onnx)", file=True)
+@click.option("--format", "format_", type=click.Choice(EXPORT_FORMATS), required=True, help="For which program.")
+@json_option
+def export(run: str, out: Path, format_: str, as_json: bool) -> None:
+    """Write the backbone of RUN for another program: a state dict without classifier, or an ONNX model.
+
+    \b
+    Example:
+      semaug pretrain export run/ --format torchvision --out resnet18.pth
+    """
+    from semaug.ssl_methods import export_encoder, load_encoder
+
+    encoder, card = load_encoder(run)
+    notes = export_encoder(encoder, format_, out)
+    result = {"file": str(out), "format": format_, "backbone": card.backbone, "notes": list(notes)}
+    emit(result, as_json, "\n".join([f"{out}: {card.backbone} for {format_}", *notes]))
 
 
 for _name, _table in METHODS.items():

@@ -7,7 +7,7 @@
   only true objects over 2% of the image count. The same recall on generated scenes.
 - Agreement: the share of the ``--photographs`` whose best box overlaps FastestDet's best box at IoU 0.5 or more.
 - Retention on coco128: crops by the default rule, every view guided, against the true boxes.
-- Seconds per 1,000 decoded photographs and peak memory, on one thread of a process of its own: ``oracle_costs.py``.
+- Seconds of one core per 1,000 decoded photographs, and peak memory of a process of its own: ``oracle_costs.py``.
 
 ``objectness`` has seen coco128, so there each image is shown to the fold of ``--folds`` that has not seen it; without
 the folds, its cells for coco128 stay empty.

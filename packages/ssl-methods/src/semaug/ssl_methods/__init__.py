@@ -7,9 +7,11 @@ by name.
 from __future__ import annotations
 
 from semaug.ssl_methods.backbones import BACKBONES
-from semaug.ssl_methods.cards import export_torchvision, load_card, load_encoder, load_predictor, save_encoder
-from semaug.ssl_methods.encoder import Encoder, EncoderSpec, build_encoder
+from semaug.ssl_methods.cards import load_card, load_encoder, load_predictor, save_encoder
+from semaug.ssl_methods.encoder import Encoder, EncoderSpec, Initialisation, build_encoder
+from semaug.ssl_methods.export import export_encoder, export_timm, export_torchvision
 from semaug.ssl_methods.heads import ProjectorSpec, build_predictor
+from semaug.ssl_methods.initialise import initialise
 from semaug.ssl_methods.losses import nt_xent
 from semaug.ssl_methods.methods import METHODS, Method, SimCLR, ViewCount
 from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings
@@ -20,6 +22,7 @@ __all__ = [
     "OPTIMIZERS",
     "Encoder",
     "EncoderSpec",
+    "Initialisation",
     "Method",
     "OptimizerSettings",
     "ProjectorSpec",
@@ -27,7 +30,10 @@ __all__ = [
     "ViewCount",
     "build_encoder",
     "build_predictor",
+    "export_encoder",
+    "export_timm",
     "export_torchvision",
+    "initialise",
     "load_card",
     "load_encoder",
     "load_predictor",

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from semaug.artifacts.errors import ArtifactError, InvalidOption, MissingWeights
+from semaug.artifacts.errors import ArtifactError, MissingWeights
 from semaug.artifacts.files import hash_file, write_atomic
 from semaug.artifacts.schemas import EncoderCard
 from semaug.artifacts.store import package_versions
@@ -161,13 +161,3 @@ def _fill(module: M, weights: dict[str, Tensor], path: Path, card: EncoderCard) 
             )
     module.load_state_dict(weights)
     return module
-
-
-def export_torchvision(encoder: Encoder) -> dict[str, Tensor]:
-    """The backbone's state dict in torchvision's ResNet names (everything but the classifier ``fc.*``).
-
-    Raises ``InvalidOption`` for a backbone that torchvision does not have.
-    """
-    if not encoder.spec.backbone.startswith("resnet"):
-        raise InvalidOption(f"backbone {encoder.spec.backbone!r} is not one of torchvision's; export a resnet18 or 50")
-    return {name: t.detach().clone().contiguous() for name, t in encoder.backbone.state_dict().items()}

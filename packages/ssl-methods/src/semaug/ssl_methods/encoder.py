@@ -48,6 +48,37 @@ class EncoderSpec:
         object.__setattr__(self, "options", plain)
 
 
+@dataclass(frozen=True, slots=True)
+class Initialisation:
+    """Which weights an encoder started from: a path, its format and digest, and how many tensors were taken.
+
+    ``dropped`` are the names of classifiers and heads left out; ``resized`` says from how many positions to how many a
+    transformer's were interpolated, None where they were not.
+    """
+
+    path: str
+    format: str
+    digest: str
+    tensors: int
+    dropped: tuple[str, ...] = ()
+    resized: tuple[int, int] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """All but path and digest as plain values, for a run's record."""
+        return {
+            "format": self.format,
+            "tensors": self.tensors,
+            "dropped": list(self.dropped),
+            "resized": list(self.resized) if self.resized else None,
+        }
+
+    def __str__(self) -> str:
+        more = f" and {len(self.dropped) - 4} more" if len(self.dropped) > 4 else ""
+        text = f"{self.path} ({self.format}): {self.tensors} tensors"
+        text += f"; left out {', '.join(self.dropped[:4])}{more}" if self.dropped else ""
+        return text + (f"; interpolated {self.resized[0]} positions to {self.resized[1]}" if self.resized else "")
+
+
 class Encoder(nn.Module):
     """Maps normalised images (B, 3, S, S), float32, to features (B, feature_dim), and features to projections.
 
@@ -65,6 +96,7 @@ class Encoder(nn.Module):
         self.spec = spec
         self.backbone = backbone
         self.projector = projector
+        self.origin: Initialisation | None = None
 
     @property
     def feature_dim(self) -> int:

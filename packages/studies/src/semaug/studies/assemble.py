@@ -166,11 +166,15 @@ def _refresh(plan: TrainingPlan, pairs: PairSource, hardware: Hardware, on_progr
 
     if not isinstance(pairs, SelfGuidedPairs):
         if plan.self_options != SelfOptions():
-            raise InvalidOption(f"{plan.self_options} with pairs {plan.pairs!r}: only pairs `self` take self options")
+            chosen = ", ".join(f"{name} {value}" for name, value in asdict(plan.self_options).items())
+            raise InvalidOption(
+                f"self-localisation ({chosen}) is for pairs 'self' and this run has {plan.pairs!r}; "
+                "give --pairs self, or leave --self-warmup, --self-every and --self-threshold out"
+            )
         return None
-    chosen = plan.self_options
+    times = plan.self_options
     return SelfGuidance(
-        pairs, chosen.warmup, chosen.every, chosen.threshold, readers=hardware.workers, on_progress=on_progress
+        pairs, times.warmup, times.every, times.threshold, readers=hardware.workers, on_progress=on_progress
     )
 
 

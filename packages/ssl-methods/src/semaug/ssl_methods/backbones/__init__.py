@@ -7,7 +7,7 @@ Self-localisation and class-activation maps read it; a backbone without places (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -67,6 +67,30 @@ def backbone_kind(name: str) -> BackboneKind:
     return BACKBONES[name]
 
 
+def read_options(texts: Iterable[str]) -> dict[str, Any]:
+    """Options written ``name=value``: a number, true or false, numbers with commas, or text; raises ``InvalidOption``.
+
+    >>> read_options(["heads=12", "positions=sincos", "widths=500,80", "stem_relu=false"])
+    {'heads': 12, 'positions': 'sincos', 'widths': (500, 80), 'stem_relu': False}
+    """
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise InvalidOption(f"cannot read the backbone option {text!r}; write name=value")
+        options[name] = tuple(map(_plain, value.split(","))) if "," in value else _plain(value)
+    return options
+
+
+def _plain(text: str) -> bool | int | float | str:
+    for read in (lambda t: {"true": True, "false": False}[t], int, float):
+        try:
+            return read(text)
+        except (KeyError, ValueError):
+            continue
+    return text
+
+
 def build_backbone(
     name: str,
     *,
@@ -101,6 +125,7 @@ __all__ = [
     "backbone_kind",
     "build_backbone",
     "mobilenetv2",
+    "read_options",
     "resnet18",
     "resnet34",
     "resnet50",

@@ -117,7 +117,7 @@ def test_a_stopped_run_ends_with_the_same_weights_and_guidance(tmp_path, undistu
 
 def test_options_of_self_are_refused_elsewhere_and_left_out_of_other_plans(tmp_path) -> None:
     other = replace(PLAN, pairs="standard")
-    with pytest.raises(InvalidOption, match="only pairs `self` take self options"):
+    with pytest.raises(InvalidOption, match=r"is for pairs .self. and this run has .standard.; give --pairs self"):
         run(tmp_path / "run", other)
     assert "self_options" not in other.describe()
     assert PLAN.describe()["self_options"] == {"warmup": 1, "every": 1, "threshold": 0.1}

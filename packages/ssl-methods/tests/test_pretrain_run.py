@@ -201,13 +201,13 @@ def test_the_callers_random_state_and_warning_filters_are_left_alone(tmp_path):
 
 
 def test_online_evaluation_is_logged_and_disturbs_nothing(tmp_path, undisturbed):
-    from semaug.ssl_methods.callbacks import OnlineKNN
+    from semaug.ssl_methods.callbacks import OnlineEvaluation
 
     def evaluate(encoder):
         assert not encoder.training
         return {"knn": float(encoder(torch.rand(2, 3, 16, 16)).shape[1])}
 
-    knn = [OnlineKNN(evaluate, every=5)]
+    knn = [OnlineEvaluation(evaluate, every=5)]
     with pytest.raises(Stop):
         small_run(tmp_path, callbacks=knn, on_progress=stop_at(11))
     assert small_run(tmp_path, callbacks=knn).weights_digest == undisturbed[1].weights_digest

@@ -291,13 +291,14 @@ def pick_device() -> str:
 
 def explain(error: Exception) -> int:
     """Print an error as one line (a traceback under ``--debug``); returns the exit code."""
+    code = error.exit_code if isinstance(error, SemaugError) else 1
     if settings().debug:
         import traceback
 
         traceback.print_exception(error)
-        return 1
+        return code
     text = " ".join(str(error).split())
     if not isinstance(error, SemaugError):
         text = f"unexpected {type(error).__name__}: {text}; run again with --debug for the traceback"
     click.echo(f"Error: {text}", err=True)
-    return 1
+    return code

@@ -52,7 +52,8 @@ class LazyGroup(click.Group):
 def root() -> None:
     """Better positive pairs for self-supervised learning of images.
 
-    Start with `semaug quickstart`. Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some inputs were skipped.
+    Start with `semaug quickstart`. Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some inputs were skipped,
+    75 stopped by a signal and ready to go on.
     """
 
 

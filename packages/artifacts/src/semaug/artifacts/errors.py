@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 class SemaugError(Exception):
-    """Base of every error semaug raises on purpose; the command line prints it without a traceback."""
+    """Base of every error semaug raises on purpose; the command line prints it without a traceback.
+
+    ``exit_code`` is that of a command which ends with it.
+    """
+
+    exit_code = 1
 
 
 class InvalidOption(SemaugError, ValueError):

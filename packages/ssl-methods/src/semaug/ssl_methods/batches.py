@@ -23,6 +23,7 @@ class BatchOrder:
     """Which items each step reads: every epoch a new permutation of ``items`` cut into whole batches.
 
     ``rank`` of ``world`` takes its share of every batch, so ``batch_size`` is the number of images a step over all.
+    ``accumulate`` cuts each share into as many equal parts, which are forwarded one after the other.
 
     >>> order = BatchOrder(items=5, batch_size=2, seed=0)
     >>> order.per_epoch, order.epoch(3), len(order.batch(3))
@@ -34,6 +35,7 @@ class BatchOrder:
     seed: int
     rank: int = 0
     world: int = 1
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if self.items < 2:
@@ -47,6 +49,11 @@ class BatchOrder:
             raise InvalidOption(
                 f"a batch of {self.batch_size} cannot be shared by {self.world} processes; "
                 "give at least 2 images and a multiple of the processes"
+            )
+        if self.accumulate < 1 or self.batch_size % (self.world * self.accumulate):
+            raise InvalidOption(
+                f"a batch of {self.batch_size} over {self.world} processes cannot be accumulated from "
+                f"{self.accumulate} equal parts; give --batch-size a multiple of {self.world * max(1, self.accumulate)}"
             )
 
     @property
@@ -73,13 +80,15 @@ class BatchOrder:
         return [(self.epoch(step), i) for i in permutation[start : start + own]]
 
     def batches(self, start: int, stop: int) -> Iterator[list[Address]]:
-        """The batches of steps ``start`` to ``stop - 1``."""
+        """The batches of steps ``start`` to ``stop - 1``, part by part where a step accumulates."""
         known, permutation = -1, []
         for step in range(start, stop):
             if self.epoch(step) != known:
                 known = self.epoch(step)
                 permutation = self.permutation(known)
-            yield self._share(permutation, step)
+            share = self._share(permutation, step)
+            part = len(share) // self.accumulate
+            yield from (share[at : at + part] for at in range(0, len(share), part))
 
 
 class RunSampler(Sampler[list[Address]]):
@@ -92,7 +101,7 @@ class RunSampler(Sampler[list[Address]]):
         return self.order.batches(self.start, self.stop)
 
     def __len__(self) -> int:
-        return self.stop
+        return self.stop * self.order.accumulate
 
 
 class AddressedPairs(Dataset):

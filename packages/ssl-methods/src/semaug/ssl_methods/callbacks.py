@@ -17,18 +17,22 @@ from semaug.ssl_methods.batches import BatchOrder
 from semaug.ssl_methods.encoder import Encoder
 from semaug.ssl_methods.errors import TrainingDiverged
 from semaug.ssl_methods.metrics import CurveWriter
-from semaug.ssl_methods.periods import Periods
+from semaug.ssl_methods.periods import Periods, evaluating
 from semaug.ssl_methods.schedules import cosine
+from semaug.ssl_methods.stopping import ends_step
 from semaug.ssl_methods.training import Training
 
 Evaluate = Callable[[Encoder], Mapping[str, float]]
+
+LEAST_SCALE = 1e-3
+"""Of fp16's gradients: one that needs less has no end to its overflows."""
 
 
 class StepClock(Callback):
     """Sets what a step's number decides: learning rates, weight decays and the seed of torch's generators.
 
-    A group marked ``constant_lr`` keeps its rate; one without weight decay stays without. Each rank draws its own
-    numbers.
+    A group marked ``constant_lr`` keeps its rate; one without weight decay stays without. Each rank, and each part of
+    a step that accumulates, draws its own numbers.
     """
 
     def __init__(
@@ -45,7 +49,9 @@ class StepClock(Callback):
             group["lr"] = group["base_lr"] * (1.0 if group.get("constant_lr") else self.schedule(step))
             if final is not None and group["base_weight_decay"]:
                 group["weight_decay"] = cosine(step, int(trainer.max_steps), group["base_weight_decay"], final)
-        _seed(draw_key(self.seed, "step", step, str(self.rank) if self.rank else ""), pl_module.device)
+        part = batch_idx % trainer.accumulate_grad_batches
+        drawer = f"{self.rank}.{part}" if part else str(self.rank) if self.rank else ""
+        _seed(draw_key(self.seed, "step", step, drawer), pl_module.device)
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -56,7 +62,10 @@ def _seed(seed: int, device: torch.device) -> None:
 
 
 class OnlineEvaluation(Callback):
-    """Every ``every`` steps: ``evaluate(encoder)`` in evaluation mode; its numbers go into the run's curves."""
+    """Every ``every`` steps: ``evaluate(encoder)`` in evaluation mode; its numbers go into the run's curves.
+
+    What it evaluates by, kNN or a linear probe, say, the caller brings: this package knows no evaluation.
+    """
 
     def __init__(self, evaluate: Evaluate, every: int) -> None:
         self.evaluate = evaluate
@@ -65,27 +74,20 @@ class OnlineEvaluation(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if trainer.is_global_zero and (step % self.every == 0 or step == trainer.max_steps):
-            training = cast(Training, pl_module)
+        step, training = trainer.global_step, cast(Training, pl_module)
+        due = step % self.every == 0 or step == trainer.max_steps
+        if trainer.is_global_zero and due and ends_step(trainer, batch_idx):
             encoder = training.method.result
-            encoder.eval()
-            try:
-                with torch.no_grad():
-                    training.evaluations.update(self.evaluate(encoder))
-            finally:
-                encoder.train()
-
-
-class OnlineKNN(OnlineEvaluation):
-    """``OnlineEvaluation`` by a kNN vote, which the caller brings: this package knows no evaluation."""
+            with evaluating(encoder), torch.no_grad():
+                training.evaluations.update(self.evaluate(encoder))
 
 
 class Curves(Callback):
     """Means of the method's scalars since the last row, rate of learning and images a second, every ``every`` steps.
 
     Nothing is read off the device in between. A loss that is not finite raises ``TrainingDiverged`` at the next row
-    or checkpoint (``is_saved``), before anything is saved.
+    or checkpoint (``is_saved``), and so do weights before a checkpoint, which a bad gradient may have spoilt under a
+    good loss, and a scale of fp16's gradients that has fallen without end: nothing spoilt is ever saved.
     """
 
     def __init__(
@@ -119,9 +121,14 @@ class Curves(Callback):
     ) -> None:
         step, training = trainer.global_step, cast(Training, pl_module)
         self._collect(training.scalars, step)
+        if not ends_step(trainer, batch_idx):
+            return
         is_row = step % self.every == 0 or step == trainer.max_steps
         if is_row or self.is_saved(step):
             self._require_finite()
+            _require_scale(trainer, step)
+        if self.is_saved(step):
+            _require_finite_weights(training, step)
         if is_row:
             self._write(trainer, training, step)
             return
@@ -165,6 +172,27 @@ class Curves(Callback):
         self.on_progress(Progress("pretrain", step, int(trainer.max_steps), "steps", f"loss {means['loss']:.3f}"))
 
 
+def _require_scale(trainer: Trainer, step: int) -> None:
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is not None and (scale := float(scaler.get_scale())) < LEAST_SCALE:
+        raise TrainingDiverged(
+            f"fp16's gradients overflow still at a scale of {scale:.1e} at step {step}; lower the learning rate or "
+            "take --precision bf16 (the last good checkpoint is kept)"
+        )
+
+
+@torch.no_grad()
+def _require_finite_weights(training: Training, step: int) -> None:
+    state = {name: t for name, t in training.method.state_dict().items() if t.is_floating_point()}
+    sound = torch.stack([torch.isfinite(t).all() for t in state.values()])
+    if not bool(sound.all()):
+        name = next(n for n, good in zip(state, sound.tolist(), strict=True) if not good)
+        raise TrainingDiverged(
+            f"{name} is no longer finite at step {step}, though the loss is; lower the learning rate or raise the "
+            "warm-up (the last good checkpoint is kept)"
+        )
+
+
 class GuidanceRecord(Callback):
     """Names in every checkpoint the guidance whose pairs the run is reading."""
 
@@ -196,5 +224,9 @@ class LastCheckpoint(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.is_due(trainer.global_step, int(trainer.max_steps)):
-            trainer.save_checkpoint(self.path)
+        if ends_step(trainer, batch_idx) and self.is_due(trainer.global_step, int(trainer.max_steps)):
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Save now; called on all ranks."""
+        trainer.save_checkpoint(self.path)

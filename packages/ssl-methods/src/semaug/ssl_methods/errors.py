@@ -11,3 +11,9 @@ class TrainingDiverged(SemaugError, ArithmeticError):
 
 class WeightsMismatch(SemaugError, ValueError):
     """Encoder weights that do not fit their card."""
+
+
+class RunStopped(SemaugError, RuntimeError):
+    """A signal ended the run after a checkpoint; the same command goes on. Commands exit with EX_TEMPFAIL."""
+
+    exit_code = 75

@@ -152,15 +152,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class PeriodLoader:
-    """The batches of steps ``start`` to ``stop - 1`` over several periods; its length is ``stop``, as of a run.
+    """The batches of steps ``start`` to ``stop - 1`` over several periods; its length is that of the whole run.
 
     A period's own loader is made when its first batch is asked for, which is after the step before it: none of its
     batches can be drawn too early, however many workers read ahead.
     """
 
-    def __init__(self, spans: Sequence[tuple[int, int]], load: Callable[[int, int], Any]) -> None:
-        """``load(start, stop)`` gives the loader of one span."""
-        self.spans, self.load = spans, load
+    def __init__(self, spans: Sequence[tuple[int, int]], load: Callable[[int, int], Any], accumulate: int = 1) -> None:
+        """``load(start, stop)`` gives the loader of one span, ``accumulate`` batches a step."""
+        self.spans, self.load, self.accumulate = spans, load, accumulate
         self._batches: Iterator[Any] = iter(())
 
     def __iter__(self) -> Iterator[Any]:
@@ -169,7 +169,7 @@ class PeriodLoader:
         return self._batches
 
     def __len__(self) -> int:
-        return self.spans[-1][1]
+        return self.spans[-1][1] * self.accumulate
 
     def close(self) -> None:
         """Stop the workers of a loader that was left half read."""

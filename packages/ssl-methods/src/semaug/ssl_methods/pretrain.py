@@ -8,14 +8,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from semaug.artifacts.errors import InvalidOption
@@ -25,57 +24,18 @@ from semaug.artifacts.schemas import EncoderCard
 from semaug.ssl_methods.batches import BatchOrder, RunSampler, run_loader
 from semaug.ssl_methods.callbacks import Curves, GuidanceRecord, LastCheckpoint, StepClock
 from semaug.ssl_methods.cards import load_card, save_encoder
+from semaug.ssl_methods.hardware import PRECISIONS, Hardware
 from semaug.ssl_methods.methods import Method
 from semaug.ssl_methods.metrics import CurveWriter
 from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings
 from semaug.ssl_methods.periods import PairRefresh, PeriodLoader, Periods, current_ranks
+from semaug.ssl_methods.restore import restore
 from semaug.ssl_methods.runs import GUIDANCE, METRICS, RunFolder
 from semaug.ssl_methods.schedules import WarmupCosine
-from semaug.ssl_methods.training import Training
+from semaug.ssl_methods.stopping import StopOnSignal
+from semaug.ssl_methods.training import BatchTransform, Training
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
-"""Lightning's names of what a run computes in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """Where a run is computed: none of it enters the run's identity.
-
-    ``device`` is cpu, cuda or auto; ``devices`` processes share every batch (DDP, also under torchrun);
-    ``precision`` is one of ``PRECISIONS`` and does enter the identity, since it shapes weights.
-    """
-
-    device: str = "cpu"
-    devices: int = 1
-    nodes: int = 1
-    workers: int = 0
-    precision: str = "32-true"
-    channels_last: bool = False
-
-    def __post_init__(self) -> None:
-        if self.device not in ("cpu", "cuda", "auto"):
-            raise InvalidOption(f"device {self.device!r} is not known; choose cpu, cuda or auto")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InvalidOption("device 'cuda' was asked for and none is visible; use --device cpu")
-        if self.precision not in PRECISIONS:
-            raise InvalidOption(f"precision {self.precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
-        if self.workers < 0 or self.devices < 1:
-            raise InvalidOption(f"{self.workers} workers on {self.devices} devices: give at least 0 and 1")
-
-    @property
-    def cuda(self) -> bool:
-        """Whether the run computes on a GPU."""
-        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
-
-    @property
-    def world(self) -> int:
-        """Processes that share a batch."""
-        return self.devices * self.nodes
-
-    @property
-    def rank(self) -> int:
-        """Which of them this is."""
-        return int(getattr(rank_zero_only, "rank", 0) or 0) if self.world > 1 else 0
+__all__ = ["PRECISIONS", "Hardware", "pretrain"]
 
 
 class _DurableCheckpoints(TorchCheckpointIO):
@@ -96,8 +56,10 @@ def pretrain(
     batch_size: int = 256,
     optimizer: OptimizerSettings = OPTIMIZERS["paper"],
     warmup: int = 0,
+    accumulate: int = 1,
     seed: int = 0,
-    hardware: Hardware = Hardware(),
+    hardware: Hardware = Hardware(),  # noqa: B008 (frozen)
+    batch_transform: BatchTransform | None = None,
     callbacks: Sequence[Callback] = (),
     config: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
@@ -111,30 +73,31 @@ def pretrain(
     """Train ``method`` on ``pairs`` for ``steps`` steps and write its encoder to the folder ``out``.
 
     ``pairs`` is a Dataset of (view, view, ..., index), views float32 (3, S, S), with ``set_epoch``; ``batch_size``
-    counts its items in one step over all devices. The rate warms up linearly for ``warmup`` steps, then follows half
-    a cosine to 0 (spec S1.8). ``config`` and ``inputs`` say what else shaped the data; with the settings given here
-    they are the run's identity. ``refresh`` replaces the pairs at its times, guided by the encoder as it then is, and
-    keeps that guidance in the run's folder ``guidance``; ``pairs`` are those until its first time.
+    counts its items in one step over all devices, which are forwarded in ``accumulate`` equal parts. The rate warms up
+    linearly for ``warmup`` steps, then follows half a cosine to 0 (spec S1.8). ``batch_transform`` makes the views of
+    a batch that has arrived on the device, where ``pairs`` hold what it needs instead of views. ``config`` and
+    ``inputs`` say what else shaped the data; with the settings given here they are the run's identity. ``refresh``
+    replaces the pairs at its times, guided by the encoder as it then is, and keeps that guidance in the run's folder
+    ``guidance``; ``pairs`` are those until its first time.
 
     The same call resumes a run that was stopped at any moment, and ends with bit-equal weights on a CPU with the same
     number of threads; a finished run returns its card at once. ``method`` must be freshly built from ``seed``.
 
     Raises ``ArtifactMismatch`` for a run of another config, ``ArtifactLocked`` for one in training,
-    ``TrainingDiverged`` when the loss is no longer finite, ``InvalidOption``, ``OutputError``.
+    ``TrainingDiverged`` when loss or weights are no longer finite, ``RunStopped`` after SIGTERM or SIGUSR1,
+    ``InvalidOption``, ``OutputError``.
     """
+    hardware = hardware.launched()
     _check(out, steps, checkpoint_every, log_every, overwrite, hardware)
-    order = BatchOrder(len(pairs), batch_size, seed, hardware.rank, hardware.world)
-    identity = {
-        **(config or {}),
-        "method": {"name": method.name, **method.settings()},
-        "encoder": asdict(method.encoder.spec),
-        "optimizer": optimizer.record(),
-        "training": {"steps": steps, "batch_size": batch_size, "warmup": warmup, "precision": hardware.precision},
-        "seed": seed,
-    }
+    order = BatchOrder(len(pairs), batch_size, seed, hardware.rank, hardware.world, accumulate)
+    identity = _identity(method, optimizer, config or {}, seed)
+    identity["training"] = {
+        "steps": steps, "batch_size": batch_size, "warmup": warmup, "precision": hardware.precision,
+        **({"accumulate": accumulate} if accumulate > 1 else {}),
+    }  # fmt: skip
     if origin := method.encoder.origin:
         identity["init"], inputs = origin.settings(), {**(inputs or {}), "init": origin.digest}
-    method.check_batch(batch_size, len(pairs), hardware.world)
+    method.check_batch(batch_size // accumulate, len(pairs), hardware.world)
     periods = None
     if refresh is not None:
         refresh.check(method.result)
@@ -147,15 +110,17 @@ def pretrain(
     with RunFolder.open(out, identity, inputs or {}, overwrite=overwrite, primary=primary) as folder:
         if card := folder.finished():
             return card
-        start = _restore(method, folder.load_checkpoint(), steps)
+        start = restore(method, folder, steps)
         if start < steps:
             saver = LastCheckpoint(folder.checkpoint, checkpoint_every, periods.starts if periods else ())
             writer = CurveWriter(folder.path / METRICS, start, tensorboard=tensorboard) if primary else None
-            curves = Curves(writer, order, log_every, lambda step: saver.is_due(step, steps), on_progress)
+            told = on_progress if primary else ignore_progress
+            curves = Curves(writer, order, log_every, lambda step: saver.is_due(step, steps), told)
             loader = _loader(method, pairs, periods, order, start, steps, hardware)
-            training = Training(method, optimizer, steps, hardware.channels_last)
+            training = Training(method, optimizer, steps, hardware.channels_last, batch_transform)
             records = [GuidanceRecord(periods)] if periods else []
-            trainer = _trainer([clock, *callbacks, *records, curves, saver], folder.path, steps, hardware)
+            watchers = [clock, *callbacks, *records, curves, saver, StopOnSignal(saver.save, log_every)]
+            trainer = _trainer(watchers, folder.path, steps, hardware, accumulate)
             try:
                 _fit(trainer, training, loader, folder.checkpoint if start else None)
             finally:
@@ -169,6 +134,17 @@ def pretrain(
             )  # fmt: skip
         _wait_for_all()
         return load_card(folder.path)
+
+
+def _identity(method: Method, optimizer: OptimizerSettings, config: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What decides the weights, but for the course of the training."""
+    return {
+        **config,
+        "method": {"name": method.name, **method.settings()},
+        "encoder": asdict(method.encoder.spec),
+        "optimizer": optimizer.record(),
+        "seed": seed,
+    }
 
 
 def _check(
@@ -189,39 +165,31 @@ def _loader(
         found = pairs if periods is None else periods.pairs_at(first, method.result, current_ranks(_wait_for_all))
         return run_loader(found, RunSampler(order, first, stop), workers=hardware.workers, pin_memory=hardware.cuda)
 
-    return load(start, steps) if periods is None else PeriodLoader(periods.spans(start, steps), load)
+    return load(start, steps) if periods is None else PeriodLoader(periods.spans(start, steps), load, order.accumulate)
 
 
-def _restore(method: Method, checkpoint: dict[str, Any] | None, steps: int) -> int:
-    """The step to go on from; of a run that was stopped after its last one, the method's state too."""
-    if checkpoint is None:
-        return 0
-    if checkpoint["global_step"] >= steps:
-        prefix = "method."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items()}
-        method.load_state_dict(state)
-    return int(checkpoint["global_step"])
-
-
-def _trainer(callbacks: list[Callback], folder: Path, steps: int, hardware: Hardware) -> Trainer:
+def _trainer(callbacks: list[Callback], folder: Path, steps: int, hardware: Hardware, accumulate: int) -> Trainer:
+    numbers = hardware.numbers()
+    plugin = numbers.pop("plugin", None)
     with _quiet():
         return Trainer(
             accelerator="gpu" if hardware.cuda else "cpu",
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             strategy="ddp" if hardware.world > 1 else "auto",
-            precision=hardware.precision,  # type: ignore[arg-type]
             sync_batchnorm=hardware.cuda and hardware.world > 1,
             max_steps=steps,
             max_epochs=1,  # to Lightning a run is one epoch: its loader crosses ours without a pause
             callbacks=callbacks,
-            plugins=[_DurableCheckpoints()],
+            accumulate_grad_batches=accumulate,
+            plugins=[_DurableCheckpoints(), *([plugin] if plugin else [])],
             default_root_dir=folder,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            **numbers,
         )
 
 

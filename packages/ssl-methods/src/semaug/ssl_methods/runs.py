@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -114,6 +115,11 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:
+            if found := re.search(r"GLOBAL (\S+)", str(error)):
+                raise ArtifactError(
+                    f"{self.checkpoint} holds a pickled {found[1]}, which could run code and is not loaded; delete it, "
+                    "or start anew with --overwrite"
+                ) from error
             raise ArtifactError(
                 f"{self.checkpoint} cannot be read ({type(error).__name__}); delete it, or start anew with --overwrite"
             ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,19 +11,39 @@ from torch import Tensor
 
 from semaug.ssl_methods.methods import Method
 from semaug.ssl_methods.optimizers import OptimizerSettings, build_optimizer
+from semaug.ssl_methods.restore import METHOD
+
+BatchTransform = Callable[[Any], Sequence[Tensor]]
+"""From a batch on the device to (view, view, ..., index)."""
 
 
 class Training(LightningModule):
     """A method, seen as Lightning wants it."""
 
-    def __init__(self, method: Method, optimizer: OptimizerSettings, steps: int, channels_last: bool) -> None:
+    def __init__(
+        self,
+        method: Method,
+        optimizer: OptimizerSettings,
+        steps: int,
+        channels_last: bool,
+        batch_transform: BatchTransform | None = None,
+    ) -> None:
         super().__init__()
         self.method = method
         self.optimizer_settings = optimizer
         self.steps = steps
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.batch_transform = batch_transform
         self.scalars: dict[str, Tensor] = {}  # of the step just done, on the device
         self.evaluations: dict[str, float] = {}  # by callbacks, waiting for the step's row
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """The batch, its views made where they are not yet."""
+        return batch if self.batch_transform is None else self.batch_transform(batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The checkpoint names its method."""
+        checkpoint[METHOD] = self.method.name
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch (view, view, ..., index)."""

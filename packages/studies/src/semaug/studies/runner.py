@@ -79,6 +79,8 @@ def _run_one(job: Job, tick: Any) -> Outcome:
     try:
         result = job.run(lambda event: tick((job.name, event)))
     except SemaugError as error:
+        if error.exit_code != SemaugError.exit_code:  # asked to stop, which is no outcome
+            raise
         return Outcome(job.name, None, _one_line(error))
     record = {"job": _digest(job), "result": result}
     write_atomic(job.out / RESULT, json.dumps(record, indent=1).encode())

@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OnlineKnn:
-    """Watch a run by kNN accuracy: specs of labelled images, how often (steps), and at most how many of each."""
+    """Watch a run by kNN accuracy: specs of labelled images, how often (steps), and at most how many of each.
+
+    ``linear`` also fits a linear probe to the frozen features of the same images.
+    """
 
     train: str
     test: str
     every: int
     limit: int = 2000
+    linear: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class TrainingPlan:
     init_format: str = "auto"
     steps: int = 500
     batch_size: int | None = None
+    accumulate: int = 1
     optimizer: str | None = None
     lr: float | None = None
     warmup: int | None = None
@@ -85,6 +90,8 @@ class TrainingPlan:
         plain = asdict(self)
         if self.pairs != "self":
             del plain["self_options"]
+        if self.accumulate == 1:
+            del plain["accumulate"]
         if not self.backbone_options:
             del plain["backbone_options"]
         if self.init is None:
@@ -114,6 +121,7 @@ def train(
         batch_size=recipe.batch_size if plan.batch_size is None else plan.batch_size,
         optimizer=_optimizer(plan, recipe),
         warmup=recipe.warmup_steps(plan.steps) if plan.warmup is None else plan.warmup,
+        accumulate=plan.accumulate,
         seed=plan.seed,
         hardware=hardware,
         callbacks=_callbacks(plan),
@@ -191,6 +199,7 @@ def _callbacks(plan: TrainingPlan) -> list[Callback]:
     if plan.online_knn is None:
         return []
     from semaug.eval.probes.knn import knn_accuracy
+    from semaug.eval.probes.linear import LbfgsSettings, evaluate_linear
     from semaug.ssl_methods.callbacks import OnlineEvaluation
 
     watch = plan.online_knn
@@ -198,7 +207,10 @@ def _callbacks(plan: TrainingPlan) -> list[Callback]:
 
     def evaluate(encoder: Encoder) -> dict[str, float]:
         train, test = (_embed(encoder, source, limit=watch.limit) for source in (bank, queries))
-        return {"knn": knn_accuracy(train, test)}
+        found = {"knn": knn_accuracy(train, test)}
+        if watch.linear:
+            found["linear"] = evaluate_linear(train, test, LbfgsSettings((1e-3,), iterations=100)).top1
+        return found
 
     return [OnlineEvaluation(evaluate, watch.every)]
 

@@ -154,10 +154,24 @@ SHARED = (
     ),
     click.option("--lr", type=float, help="Learning rate (the optimizer's)."),
     click.option("--warmup", type=click.IntRange(0), help="Steps of linear warm-up (the recipe's share of --steps)."),
-    click.option("--precision", default="32-true", show_default=True, help="32-true, bf16-mixed or 16-mixed."),
+    click.option(
+        "--accumulate",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Forwards that make up a step's batch.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16", "fp16"]),
+        default="fp32",
+        show_default=True,
+        help="Numbers to compute in; weights are kept in fp32.",
+    ),
     click.option(
         "--devices", type=click.IntRange(1), default=1, show_default=True, help="Processes that share a batch."
     ),
+    click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Machines of as many each."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and views."),
     click.option(
         "--checkpoint-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between checkpoints."
@@ -167,6 +181,7 @@ SHARED = (
     ),
     click.option("--knn-test", help="Labelled images to watch kNN accuracy on while training."),
     click.option("--knn-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between these."),
+    click.option("--online-linear", is_flag=True, help="Fit a linear probe then too, to the same images' features."),
     overwrite_option,
     json_option,
 )
@@ -243,15 +258,25 @@ def _verb(method: str, table: Mapping[str, Any]) -> click.Command:
 
 
 def _pretrain(
-    method: str, folder: str, out: Path, as_json: bool, overwrite: bool, precision: str, devices: int, **options: Any
+    method: str,
+    folder: str,
+    out: Path,
+    as_json: bool,
+    overwrite: bool,
+    precision: str,
+    devices: int,
+    nodes: int,
+    **options: Any,
 ) -> None:
     from semaug.ssl_methods.pretrain import Hardware
     from semaug.studies.assemble import train
 
-    hardware = Hardware(pick_device(), devices, workers=settings().workers, precision=precision)
+    hardware = Hardware(pick_device(), devices, nodes, settings().workers, precision).launched()
     with progress() as on_progress:
         plan = _plan(folder, method, options)
         card = train(plan, out, hardware=hardware, overwrite=overwrite, on_progress=on_progress)
+    if hardware.rank:  # one of several processes speaks for all
+        return
     if plan.init is not None:
         note("started from " + _started_from(plan.init, card))
     result = {"run": str(out), "method": card.method, "steps": card.steps, "weights": card.weights_digest}
@@ -270,7 +295,7 @@ def _plan(folder: str, method: str, options: dict[str, Any]) -> Any:
 
     pair_options = {name: options.pop(name) for name in PAIR_OPTIONS}
     own = {name: options.pop(f"own_{name}") for name in METHODS[method]["options"]}
-    test, every = options.pop("knn_test"), options.pop("knn_every")
+    test, every, linear = (options.pop(name) for name in ("knn_test", "knn_every", "online_linear"))
     own_guidance = {name: options.pop(f"self_{name}") for name in ("warmup", "every", "threshold")}
     return TrainingPlan(
         folder,
@@ -278,7 +303,7 @@ def _plan(folder: str, method: str, options: dict[str, Any]) -> Any:
         hyperparameters={name: value for name, value in own.items() if value is not None},
         pair_options={name: value for name, value in pair_options.items() if value is not None},
         self_options=SelfOptions(**{name: value for name, value in own_guidance.items() if value is not None}),
-        online_knn=OnlineKnn(folder, test, every) if test else None,
+        online_knn=OnlineKnn(folder, test, every, linear=linear) if test else None,
         backbone_options=read_options(options.pop("backbone_options")),
         **options,
     )

@@ -114,8 +114,7 @@ def pretrain(
         if start < steps:
             saver = LastCheckpoint(folder.checkpoint, checkpoint_every, periods.starts if periods else ())
             writer = CurveWriter(folder.path / METRICS, start, tensorboard=tensorboard) if primary else None
-            told = on_progress if primary else ignore_progress
-            curves = Curves(writer, order, log_every, lambda step: saver.is_due(step, steps), told)
+            curves = Curves(writer, order, log_every, lambda step: saver.is_due(step, steps), on_progress)
             loader = _loader(method, pairs, periods, order, start, steps, hardware)
             training = Training(method, optimizer, steps, hardware.channels_last, batch_transform)
             records = [GuidanceRecord(periods)] if periods else []

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from semaug.artifacts.progress import ignore_progress
 from semaug.cli.console import (
     Verb,
     VerbGroup,
@@ -274,7 +275,8 @@ def _pretrain(
     hardware = Hardware(pick_device(), devices, nodes, settings().workers, precision).launched()
     with progress() as on_progress:
         plan = _plan(folder, method, options)
-        card = train(plan, out, hardware=hardware, overwrite=overwrite, on_progress=on_progress)
+        told = ignore_progress if hardware.rank else on_progress
+        card = train(plan, out, hardware=hardware, overwrite=overwrite, on_progress=told)
     if hardware.rank:  # one of several processes speaks for all
         return
     if plan.init is not None:

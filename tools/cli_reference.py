@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from semaug.cli.commands.pretrain import METHODS, recipe_line
 from semaug.cli.main import COMMANDS, root
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
@@ -23,17 +24,40 @@ def reference() -> str:
         assert command is not None
         parts.append(f"## semaug {name}\n{text}\n")
         if isinstance(command, click.Group):
-            parts += [_verb(f"semaug {name} {v}", command.commands[v]) for v in command.list_commands(context)]
+            verbs = command.list_commands(context)
+            if name == "pretrain":
+                parts += _methods(command)
+                verbs = [v for v in verbs if v not in METHODS]
+            parts += [_verb(f"semaug {name} {v}", command.commands[v]) for v in verbs]
         else:
             parts.append(_verb(f"semaug {name}", command))
     return "\n".join(parts)
+
+
+def _methods(group: click.Group) -> list[str]:
+    """What all methods take, once; then what is each one's own, and its recipes."""
+    rows = {name: _rows(group.commands[name]) for name in METHODS}
+    shared = [row for row in next(iter(rows.values())) if all(row in other for other in rows.values())]
+    parts = ["### semaug pretrain METHOD FOLDER", "What every method takes; each one's own options follow.", ""]
+    parts += ["| option | meaning |", "|---|---|", *shared, ""]
+    for name, table in METHODS.items():
+        own = [row for row in rows[name] if row not in shared]
+        parts += [f"### semaug pretrain {name} FOLDER", f"{table['title']}: {table['about']}.", ""]
+        parts += ["| option | meaning |", "|---|---|", *own, ""]
+        parts += [f"- `--recipe {recipe}`: {recipe_line(values)}" for recipe, values in table["recipes"].items()]
+        parts.append("")
+    return parts
+
+
+def _rows(command: click.Command) -> list[str]:
+    return [_row(p) for p in command.params if isinstance(p, click.Option) and p.name not in GLOBAL]
 
 
 def _verb(path: str, command: click.Command) -> str:
     arguments = " ".join(
         p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)
     )
-    rows = [_row(p) for p in command.params if isinstance(p, click.Option) and p.name not in GLOBAL]
+    rows = _rows(command)
     help_text = " ".join((command.help or "").split("\b")[0].split())
     table = ["| option | meaning |", "|---|---|", *rows] if rows else []
     return "\n".join([f"### {path} {arguments}".rstrip(), help_text, "", *table, ""])

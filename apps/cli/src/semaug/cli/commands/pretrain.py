@@ -189,6 +189,7 @@ SHARED = (
 """What every method takes."""
 
 
+OPTIMIZERS = {"sgd": "SGD", "lars": "LARS", "adamw": "AdamW"}
 KINDS: Mapping[str, Any] = {"float": float, "int": int, "text": str}
 
 
@@ -214,11 +215,11 @@ def _plain(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _recipe_text(name: str, table: Mapping[str, Any]) -> str:
-    """One recipe as a paragraph: its text, then its numbers."""
+def recipe_line(table: Mapping[str, Any]) -> str:
+    """One recipe in a line: what it says of itself, then its numbers."""
     optimizer = table["optimizer"]
     numbers = [
-        f"{optimizer['name'].upper()} {optimizer['lr']:g}", f"weight decay {optimizer['weight_decay']:g}",
+        f"{OPTIMIZERS[optimizer['name']]} {optimizer['lr']:g}", f"weight decay {optimizer['weight_decay']:g}",
         f"batch {table.get('batch_size', 256)}", f"warm-up {table.get('warmup', 0):.0%}",
         f"--preset {table.get('augmentation', 'symmetric')}",
         *(f"--{key.replace('_', '-')} {_plain(value)}" for key, value in table.get("views", {}).items()),
@@ -227,8 +228,11 @@ def _recipe_text(name: str, table: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     if projector := table.get("projector"):
         numbers.append("projector " + ", ".join(f"{k} {_plain(v)}" for k, v in projector.items()))
-    text = textwrap.fill(f"{name}: {table['text']}", 100, initial_indent="  ", subsequent_indent="    ")
-    return text + "\n" + textwrap.fill("; ".join(numbers), 100, initial_indent="    ", subsequent_indent="    ")
+    return f"{table['text']} ({'; '.join(numbers)})"
+
+
+def _recipe_text(name: str, table: Mapping[str, Any]) -> str:
+    return textwrap.fill(f"{name}: {recipe_line(table)}", 100, initial_indent="  ", subsequent_indent="    ")
 
 
 def _method_help(method: str, table: Mapping[str, Any]) -> str:
@@ -247,7 +251,7 @@ def _verb(method: str, table: Mapping[str, Any]) -> click.Command:
         type=click.Choice(list(recipes)),
         default=next(iter(recipes)),
         show_default=True,
-        help="Whose settings train it; described above.",
+        help="Whose settings train it.",
     )
     own = [choice, *(_own_option(name, recipes) for name in table["options"])]
     callback: Any = partial(_pretrain, method)

@@ -40,11 +40,11 @@ def torchvision_twin(encoder):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size", "options"),
-    [("resnet18", 32, {}), ("resnet34", 96, {}), ("resnet50", 96, {}), ("mobilenetv2", 96, {}),
-     ("vit-s16", 32, {"heads": 12}), ("vit-s8", 32, {"positions": "sincos"})],
+    ("backbone", "size", "options", "suffix"),
+    [("resnet18", 32, {}, ".pth"), ("resnet34", 96, {}, ".pth"), ("resnet50", 96, {}, ".safetensors"),
+     ("mobilenetv2", 96, {}, ".safetensors"), ("vit-s16", 32, {"heads": 12}, ".pth"),
+     ("vit-s8", 32, {"positions": "sincos"}, ".safetensors")],
 )  # fmt: skip
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_torchvision_computes_the_same(tmp_path, backbone, size, options, suffix):
     encoder = lived_in(build_encoder(backbone, input_size=size, options=options, projector=None), size)
     out = tmp_path / f"weights{suffix}"
@@ -128,7 +128,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch):
         export_encoder(encoder, "timm", tmp_path / "w.pth")
     with pytest.raises(InvalidOption, match="'keras' is not known; choose one of torchvision, timm, onnx"):
         export_encoder(encoder, "keras", tmp_path / "w.pth")
-    with pytest.raises(InvalidOption, match=r"cannot be written as \.h5; end --out in \.safetensors or \.pth"):
+    with pytest.raises(InvalidOption, match=r"cannot be written as '\.h5'; end --out in \.safetensors or \.pth"):
         export_encoder(build_encoder("resnet18", input_size=32), "timm", tmp_path / "w.h5")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "onnx", None)

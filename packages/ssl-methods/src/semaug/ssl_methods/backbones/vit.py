@@ -87,7 +87,7 @@ class VisionTransformer(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """The class token put before any patches (B, n, 384), all blocks and the norm: (B, 1 + n, 384)."""
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         tokens = torch.cat([first, patches], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
@@ -96,7 +96,7 @@ class VisionTransformer(nn.Module):
     def spatial_maps(self, images: Tensor) -> Tensor:
         """The patch tokens after the last norm as maps, (B, 384, h, w)."""
         h, w = (side // self.patch for side in images.shape[-2:])
-        return self.tokens(images)[:, 1:].transpose(1, 2).reshape(len(images), WIDTH, h, w)
+        return self.tokens(images)[:, 1:].transpose(1, 2).reshape(images.shape[0], WIDTH, h, w)
 
     def _positions(self, h: int, w: int) -> Tensor:
         return self.pos_embed[:, 1:] if (h, w) == (self.grid, self.grid) else resample(self.pos_embed, h, w)[:, 1:]
@@ -162,7 +162,7 @@ class Block(nn.Module):
     def _kept(self, branch: Tensor) -> Tensor:
         if not self.training or self.drop_path == 0:
             return branch
-        keep = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.drop_path
         return branch * keep / (1 - self.drop_path)
 
 

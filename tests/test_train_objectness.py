@@ -180,30 +180,10 @@ def test_colours_without_change_are_the_usual_normalisation() -> None:
     np.testing.assert_allclose(out, (image / 255 - mean) / std, atol=1e-5)
 
 
-def test_turning_hues_keeps_grey_and_lengths() -> None:
-    turned = training._turned_hues(np.array([0.0, 0.5, 2 * np.pi / 3]))
-    np.testing.assert_allclose(turned[0], np.eye(3))
-    np.testing.assert_allclose(turned @ np.ones(3), np.ones((3, 3)), atol=1e-12)
-    np.testing.assert_allclose(turned @ turned.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (3, 3, 3)), atol=1e-12)
-    np.testing.assert_allclose(turned[2] @ [1, 0, 0], [0, 1, 0], atol=1e-12)  # a third of a turn: red is green
-
-
-def test_tiles_lie_on_the_cells_that_must_name_them() -> None:
-    images = np.stack([np.full((8, 8, 3), v, np.uint8) for v in (0, 255)])
-    tiles = training.Tiles(images, np.array([3, 4]))
-    canvases, labels = tiles.draw(2, 0.0, generator(0, "test", 0, ""))
-    assert set(labels.unique().tolist()) == {3, 4}
-    means = torch.nn.functional.adaptive_avg_pool2d(canvases, training.TILES).mean(dim=1)
-    for canvas, label in zip(means, labels, strict=True):
-        assert float(canvas[label == 4].min()) > float(canvas[label == 3].max())
-    logits = training.Student().tell(torch.zeros(2, training.FUSED, GRID, GRID))
-    assert logits.shape[2:] == labels.shape[1:]
-
-
 def test_masks_are_trained_without_touching_what_boxes_depend_on(trained: tuple[Path, Path]) -> None:
-    boxes, masks = (torch.load(trained[1] / f"{n}.pt", weights_only=True)["student"] for n in ("broad", "final"))
+    boxes, masks = (torch.load(trained[1] / f"{n}.pt", weights_only=True)["student"] for n in ("sharp", "final"))
     changed = {n for n in boxes if n.startswith("network.") and not torch.equal(boxes[n], masks[n])}
-    averaged = torch.load(trained[1] / "broad.pt", weights_only=True)["averaged"]
+    averaged = torch.load(trained[1] / "sharp.pt", weights_only=True)["averaged"]
     changed = {n for n in changed if not torch.equal(averaged[n], masks[n])}
     assert changed
     assert all(n.split(".")[1] in training.MASK_PARTS for n in changed)
@@ -214,12 +194,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run of the whole tool on drawn photographs: work folder and result."""
     root = tmp_path_factory.mktemp("objectness")
     scenes = open_source("scenes:train?items=16")
-    for folder in ("photos", "labelled", "boxes", "tiles/0", "tiles/1"):
+    for folder in ("photos", "labelled", "boxes"):
         (root / folder).mkdir(parents=True)
     for i in range(16):
         kind = "photos" if i < 8 else "labelled"
         cv2.imwrite(str(root / kind / f"{i:02}.png"), scenes.read(i)[..., ::-1])
-        cv2.imwrite(str(root / "tiles" / str(i % 2) / f"{i:02}.png"), scenes.read(i)[:16, :16])
         if kind == "labelled":
             x1, y1, x2, y2 = scenes.guidance(i).boxes[0] / scenes.read(i).shape[0]  # type: ignore[attr-defined]
             row = f"0 {(x1 + x2) / 2} {(y1 + y2) / 2} {x2 - x1} {y2 - y1}\n"
@@ -234,8 +213,6 @@ def run(root: Path, work: str, *more: str) -> None:
     given += [
         "--boxes",
         root / "boxes",
-        "--tiles",
-        root / "tiles",
         "--work",
         root / work,
         "--out",

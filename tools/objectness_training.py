@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numba import njit
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semaug.artifacts.draws import generator
-from semaug.oracles.objectness_network import FUSED, MEAN, SIDE, STD, ObjectnessMaps, ObjectnessNetwork
+from semaug.oracles.objectness_network import FUSED, MEAN, STD, ObjectnessMaps, ObjectnessNetwork
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -30,9 +29,7 @@ Arrays = Mapping[str, NDArray[Any]]
 class Schedule:
     """``steps`` of ``batch`` samples; the rate warms up for ``warmup`` steps, then falls along half a cosine.
 
-    ``sharp`` wants decisions in place of the teacher's shades: see ``sharpened`` and ``ranking_loss``. ``tiles`` is how
-    many canvases of small labelled images a batch holds besides: see ``Tiles``. ``hues`` is by how much colours turn,
-    in radians.
+    ``sharp`` wants decisions in place of the teacher's shades: see ``sharpened`` and ``ranking_loss``.
     """
 
     steps: int
@@ -42,8 +39,6 @@ class Schedule:
     weight_decay: float = 0.02
     average: float = 0.998
     sharp: bool = False
-    tiles: int = 0
-    hues: float = 0.0
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
@@ -53,47 +48,18 @@ class Schedule:
         return self.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-TILES = 4
-"""Small images a side of a canvas."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """Small images with a class each, uint8 (N, s, s, 3) and int64 (N,): a canvas shows 16, and the network's features
-    under each must tell its class. Hundreds of photographs are few to learn from; these are many."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-    def draw(self, canvases: int, hues: float, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Canvases normalised, recoloured (n, 3, SIDE, SIDE), and classes (n, TILES, TILES)."""
-        chosen = random.integers(len(self.images), size=(canvases, TILES, TILES))
-        side = SIDE // TILES
-        canvas = np.empty((canvases, SIDE, SIDE, 3), np.uint8)
-        for (n, y, x), i in np.ndenumerate(chosen):
-            tile = self.images[i, :, :: -1 if random.random() < 0.5 else 1]
-            tile = cv2.resize(tile, (side, side), interpolation=cv2.INTER_LINEAR)
-            canvas[n, y * side : (y + 1) * side, x * side : (x + 1) * side] = tile
-        return _seen(canvas, np.zeros(canvases, bool), hues, random), torch.from_numpy(self.labels[chosen])
-
-
 class Student(nn.Module):
-    """The network and classifiers that only training has: what an object is helps to learn that it is one."""
+    """The network and a classifier that only training has: what an object is helps to learn that it is one."""
 
-    def __init__(self, kinds: int = 10) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.network = ObjectnessNetwork()
         self.classes = nn.Conv2d(FUSED, CLASSES, 1)
-        self.kinds = nn.Conv2d(FUSED, kinds, 1)
 
     def forward(self, images: Tensor) -> tuple[ObjectnessMaps, Tensor]:
         """The maps, and class logits (B, 80, G, G)."""
         maps = self.network(images)
         return maps, self.classes(maps.features).float()
-
-    def tell(self, features: Tensor) -> Tensor:
-        """Logits (B, kinds, TILES, TILES) of the tiles of canvases, from features (B, FUSED, G, G)."""
-        return self.kinds(functional.adaptive_avg_pool2d(features, TILES)).float()
 
 
 def losses(
@@ -161,14 +127,10 @@ def draw_batch(sets: list[tuple[Arrays, NDArray[np.int64], float]], schedule: Sc
     truth = {k: v if k == "mask" else v.float() for k, v in batch.items()}
     mirrored = random.random(len(images)) < 0.5
     _mirror(truth, torch.from_numpy(mirrored))
-    return _seen(images, mirrored, schedule.hues, random), truth
-
-
-def _seen(images: NDArray[np.uint8], mirrored: NDArray[np.bool_], hues: float, random: np.random.Generator) -> Tensor:
-    matrices, offsets = _colour_changes(images, hues, random)
+    matrices, offsets = _colour_changes(images, random)
     seen = np.empty(images.shape, np.float32)
     _recolour(images, mirrored, matrices, offsets, _LOWEST, _HIGHEST, seen)
-    return torch.from_numpy(seen).permute(0, 3, 1, 2)  # channels last, as it is
+    return torch.from_numpy(seen).permute(0, 3, 1, 2), truth  # channels last, as it is
 
 
 _USED = ("images", "scores", "boxes", "classes", "mask")
@@ -184,9 +146,9 @@ def _mirror(truth: dict[str, Tensor], which: Tensor) -> None:
 
 
 def _colour_changes(
-    images: NDArray[np.uint8], hues: float, random: np.random.Generator
+    images: NDArray[np.uint8], random: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Brightness, contrast, saturation, hue and a cast per image, grey for one in twelve, and the normalisation, all as
+    """Brightness, contrast, saturation and a cast per image, grey for one in twelve, and the normalisation, all as
     one matrix (B, 3, 3) and one offset (B, 3) on values of 0 to 255."""
     n = len(images)
     saturation = random.uniform(0.4, 1.5, n) * (random.random(n) > 1 / 12)
@@ -194,20 +156,10 @@ def _colour_changes(
     cast = random.uniform(0.9, 1.1, (n, 3))
     middle = images[:, ::8, ::8].mean(axis=(1, 2, 3)) / 255
     mix = saturation[:, None, None] * np.eye(3) + (1 - saturation)[:, None, None] / 3
-    if hues:
-        mix = mix @ _turned_hues(random.uniform(-hues, hues, n))
     matrix = contrast[:, None, None] * mix * cast[:, :, None] / 255
     offset = (middle * (brightness - contrast))[:, None] * cast
     std = np.array(STD)
     return (matrix / std[:, None]).astype(np.float32), ((offset - np.array(MEAN)) / std).astype(np.float32)
-
-
-def _turned_hues(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotations (n, 3, 3) of RGB about grey by these angles in radians (Rodrigues)."""
-    axis = np.full(3, 1 / np.sqrt(3))
-    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-    turn, rest = np.sin(angles)[:, None, None], (1 - np.cos(angles))[:, None, None]
-    return np.eye(3) + turn * cross + rest * (cross @ cross)
 
 
 @njit(nogil=True, cache=True, fastmath=True)
@@ -277,7 +229,7 @@ def new_state(schedule: Schedule, seed: int, start_from: Path | None, *, masks_o
     torch.manual_seed(seed)
     student = Student().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if start_from is not None:
-        student.load_state_dict(torch.load(start_from, weights_only=True)["averaged"], strict=False)
+        student.load_state_dict(torch.load(start_from, weights_only=True)["averaged"])
     averaged = copy.deepcopy(student).requires_grad_(False)
     student.train(not masks_only).requires_grad_(not masks_only)
     for part in MASK_PARTS if masks_only else ():
@@ -296,7 +248,6 @@ def train(
     *,
     seed: int,
     start_from: Path | None = None,
-    tiles: Tiles | None = None,
     masks_only: bool = False,
     every: int = 100,
     until: int | None = None,
@@ -308,7 +259,7 @@ def train(
         state.load(checkpoint)
     mark, sums = time.perf_counter(), {}
     while state.step < min(schedule.steps, until or schedule.steps):
-        terms = _step(state, sets, tiles, schedule, seed)
+        terms = _step(state, sets, schedule, seed)
         sums = {k: sums.get(k, 0.0) + float(v.detach()) for k, v in terms.items()}
         if state.step % every == 0 or state.step == schedule.steps:
             state.seconds += time.perf_counter() - mark
@@ -325,7 +276,6 @@ def train(
 def _step(
     state: State,
     sets: list[tuple[Arrays, NDArray[np.int64], float]],
-    tiles: Tiles | None,
     schedule: Schedule,
     seed: int,
 ) -> dict[str, Tensor]:
@@ -335,10 +285,6 @@ def _step(
     with torch.autocast("cpu", torch.bfloat16):
         maps, classes = state.student(images)
     terms = losses(maps, classes, truth, sharp=schedule.sharp)
-    if tiles is not None and schedule.tiles:
-        terms["tiles"] = 0.5 * _tile_loss(
-            state.student, *tiles.draw(schedule.tiles, schedule.hues, _random_of(seed, state.step))
-        )
     state.optimizer.zero_grad()
     torch.stack(list(terms.values())).sum().backward()
     nn.utils.clip_grad_norm_(state.student.parameters(), 10.0)
@@ -346,16 +292,6 @@ def _step(
     state.step += 1
     _average(state, min(schedule.average, (1 + state.step) / (10 + state.step)))
     return terms
-
-
-def _random_of(seed: int, step: int) -> np.random.Generator:
-    return generator(seed, "objectness-tiles", step, "")
-
-
-def _tile_loss(student: Student, canvases: Tensor, labels: Tensor) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = student.tell(student.network(canvases).features)
-    return functional.cross_entropy(logits, labels)
 
 
 @torch.no_grad()

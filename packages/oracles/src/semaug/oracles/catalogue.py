@@ -28,6 +28,7 @@ from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.files import hash_file
 from semaug.artifacts.verify import ENCODER_WEIGHTS
 from semaug.oracles.errors import OracleError
+from semaug.oracles.objectness import WEIGHTS_DIGEST
 from semaug.oracles.protocols import AnyDetector, AnySegmenter
 
 Role = Literal["detector", "segmenter"]
@@ -35,6 +36,7 @@ Role = Literal["detector", "segmenter"]
 BUILT_IN: Mapping[Role, Mapping[str, str]] = {
     "detector": {
         "saliency": "semaug.oracles.saliency:SaliencyDetector",
+        "objectness": "semaug.oracles.objectness:ObjectnessDetector",
         "center": "semaug.oracles.saliency:CentreDetector",
         "yolo": "semaug.oracles.yolo:open_yolo",
         "annotations": "semaug.oracles.annotations:AnnotationDetector",
@@ -42,6 +44,7 @@ BUILT_IN: Mapping[Role, Mapping[str, str]] = {
     },
     "segmenter": {
         "grabcut": "semaug.oracles.grabcut:GrabCutSegmenter",
+        "objectness": "semaug.oracles.objectness:ObjectnessSegmenter",
         "sam": "semaug.oracles.sam:open_sam",
         "sam-hf": "semaug.oracles.samhf:open_sam_hf",
         "annotations": "semaug.oracles.annotations:AnnotationSegmenter",
@@ -94,7 +97,10 @@ class OracleSpec:
         head, colon, attribute = self.name.rpartition(":")
         if colon and head.endswith(".py") and Path(head).is_file():
             return {"name": f"{Path(head).name}:{attribute}", "code": hash_file(Path(head)), "options": options}
-        return {"name": self.name, "options": options}
+        found: dict[str, Any] = {"name": self.name, "options": options}
+        if self.name == "objectness" and "weights" not in options:
+            found["weights"] = WEIGHTS_DIGEST
+        return found
 
     def __str__(self) -> str:
         query = "&".join(f"{k}={v}" for k, v in self.options)

@@ -209,7 +209,7 @@ LEARNING = {
     "byol": (ProjectorSpec(hidden=256, out=64, batch_norm=True), {"momentum": 0.95, "final_momentum": 1.0}, {}),
     "simsiam": (ProjectorSpec(hidden=256, out=256, layers=3, batch_norm=True, **SIMSIAM_NORMS), {}, {"lr": 3e-3}),
     "barlow-twins": (ProjectorSpec(hidden=128, out=64, batch_norm=True), {}, {"batch_size": 128}),
-    "vicreg": (ProjectorSpec(hidden=256, out=256, layers=3, batch_norm=True), {}, {}),
+    "vicreg": (ProjectorSpec(hidden=128, out=64, batch_norm=True), {}, {}),
 }
 
 

@@ -1,4 +1,4 @@
-"""Train the objectness network that ships with semaug-oracles, or one of your own. It takes two hours on one core.
+"""Train the objectness network that ships with semaug-oracles, or one of your own. It takes an hour on one core.
 
     python tools/train_objectness.py --photos ../shared/data/imagenet490 \\
         --teacher 'examples/fastestdet/fastestdet_detector.py:FastestDet?model=../shared/models/fastestdet.onnx' \\

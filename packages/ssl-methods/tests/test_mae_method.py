@@ -86,7 +86,7 @@ def test_masks_differ_by_image_and_follow_torchs_generator():
 
 def test_every_patch_is_hidden_alike_often():
     torch.manual_seed(0)
-    method = mae(blocks=1)
+    method = mae()
     order = torch.cat([watch(method, images(64))["order"] for _ in range(10)])
     seen = torch.bincount(order[:, :4].flatten(), minlength=16) / len(order)
     assert (seen - 0.25).abs().max() < 0.06

@@ -217,8 +217,9 @@ def known_oracles(fastestdet: Path | None, folds: Path | None) -> list[Oracle]:
         Oracle("saliency", "nothing", OracleSpec("saliency")),
     ]
     if "objectness" in BUILT_IN["detector"]:
-        trained_on = "490 ImageNet photographs labelled by FastestDet; 96 other images of coco128 (cross-fit)"
-        oracles.append(Oracle("objectness", trained_on, OracleSpec("objectness"), folds))
+        oracles.append(
+            Oracle("objectness", "490 ImageNet photographs, labelled by FastestDet", OracleSpec("objectness"), folds)
+        )
     if fastestdet is not None:
         oracles.append(Oracle("FastestDet", "COCO train2017, coco128 among it", fastestdet_spec(fastestdet)))
     return oracles

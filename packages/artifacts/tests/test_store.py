@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -379,3 +380,12 @@ def test_verify_checks_files_beside_the_artifact(tmp_path):
     assert "has changed" in verify(tmp_path).problems[0]
     Path(tmp_path / "crop.png").unlink()
     assert "is missing" in verify(tmp_path).problems[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's own peak")
+def test_peak_memory_leaves_out_the_process_that_started_this_one() -> None:
+
+    ballast = np.ones(600_000_000, np.uint8)
+    code = "import semaug.artifacts.shards as shards; print(shards.peak_memory())"
+    peak = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 10_000_000 < peak < ballast.nbytes

@@ -80,7 +80,7 @@ class ObjectnessSegmenter:
     def __init__(
         self,
         weights: Path | None = None,
-        threshold: float = 0.5,
+        threshold: float = 0.1,
         max_masks: int = 3,
         mirrored: bool = True,
         device: str = "cpu",

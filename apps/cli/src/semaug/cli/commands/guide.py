@@ -61,14 +61,14 @@ def group() -> None:
     "--detector",
     default="saliency",
     show_default=True,
-    help="saliency, center, self, yolo, annotations, an installed plug-in, module:attribute or file.py:attribute.",
+    help="saliency, objectness, center, self, yolo, annotations, a plug-in, module:attribute or file.py:attribute.",
 )
 @click.option("--detector-option", multiple=True, metavar="NAME=VALUE", help="An option of the detector; repeatable.")
 @click.option(
     "--segmenter",
     default="grabcut",
     show_default=True,
-    help="grabcut, sam, sam-hf, annotations, an installed plug-in, module:attribute or file.py:attribute.",
+    help="grabcut, objectness, sam, sam-hf, annotations, a plug-in, module:attribute or file.py:attribute.",
 )
 @click.option("--segmenter-option", multiple=True, metavar="NAME=VALUE", help="An option of the segmenter; repeatable.")
 @click.option("--max-boxes", type=click.IntRange(1), help="Keep at most so many of the best boxes of an image.")

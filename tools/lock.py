@@ -1,7 +1,8 @@
 """Write or check ``requirements.lock``: the resolved versions with hashes and without addresses.
 
 ``uv.lock`` spells out a package index and is not committed; ``exclude-newer`` in pyproject.toml makes every
-resolution come out alike, and this file lets a reader and ``make lint`` see that it did.
+resolution come out alike, and this file lets a reader and ``make lint`` see that it did. That date lies a week or more
+back, since indexes get new files late. Versions and hashes are compared; how markers are spelled changes with uv.
 """
 
 from __future__ import annotations
@@ -24,6 +25,15 @@ def resolved() -> str:
     return "".join(line for line in text.splitlines(keepends=True) if "://" not in line and not line.startswith("--"))
 
 
+def pins(text: str) -> list[str]:
+    """``name==version`` and its hashes, one line each, sorted; markers left out."""
+    entries = text.replace("\\\n", " ").splitlines()
+    found = {}
+    for name, _, rest in (entry.partition(" ") for entry in entries):
+        found[name] = " ".join([name, *sorted(word for word in rest.split() if word.startswith("--hash="))])
+    return sorted(found.values())
+
+
 def main() -> int:
     """``--check`` compares; without it the file is written."""
     wanted = resolved()
@@ -31,9 +41,10 @@ def main() -> int:
         LOCK.write_text(wanted)
         return 0
     found = LOCK.read_text() if LOCK.exists() else ""
-    if found == wanted:
+    if pins(found) == pins(wanted):
         return 0
-    sys.stdout.writelines(list(difflib.unified_diff(found.splitlines(True), wanted.splitlines(True), n=0))[:40])
+    for line in list(difflib.unified_diff(pins(found), pins(wanted), lineterm="", n=0))[:40]:
+        print(line[:100])
     print("requirements.lock is out of date; run `make lock`")
     return 1
 

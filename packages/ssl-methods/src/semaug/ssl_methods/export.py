@@ -100,13 +100,7 @@ def export_onnx(encoder: Encoder, out: Path) -> tuple[str, ...]:
     The batch is free and the size fixed; an encoder of tables reads ``rows`` (batch, D). Mean, std and backbone stand
     in the model's metadata. Raises ``MissingDependency`` without onnx and onnxscript.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency(f"an ONNX export needs {error.name}; pip install onnx onnxscript") from error
-    if out.suffix != ".onnx":
-        raise InvalidOption(f"an ONNX model cannot be written as {out.name!r}; end --out in .onnx")
+    _require_onnx(out)
     spec = encoder.spec
     name = "images" if spec.input_size else "rows"
     shape = (3, spec.input_size, spec.input_size) if spec.input_size else (spec.input_features,)
@@ -126,3 +120,13 @@ def export_onnx(encoder: Encoder, out: Path) -> tuple[str, ...]:
         entry.key, entry.value = key, str(value)
     write_atomic(out, model.SerializeToString())
     return (f"{name} (batch, {', '.join(map(str, shape))}) normalised by mean {spec.mean} and std {spec.std}",)
+
+
+def _require_onnx(out: Path) -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency(f"an ONNX export needs {error.name}; pip install onnx onnxscript") from error
+    if out.suffix != ".onnx":
+        raise InvalidOption(f"an ONNX model cannot be written as {out.name!r}; end --out in .onnx")

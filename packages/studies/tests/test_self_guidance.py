@@ -163,14 +163,14 @@ def killed(folder, after, delay, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_kills_at_random_moments_and_within_refreshes_leave_the_undisturbed_run(tmp_path, undisturbed, workers) -> None:
     moments, hits = random.Random(workers), 0
-    for k in range(6):
+    for k in range(3):
         folder = tmp_path / f"killed{k}"
         after = ("run.json", f"guidance/{NAMES[0]}", f"guidance/{NAMES[1]}")[k % 3]
         hits += killed(folder, after, moments.uniform(0, 0.1), workers)
         run(folder)
         assert verify(folder).digest == verify(undisturbed[0]).digest
         assert guidance(folder) == guidance(undisturbed[0])
-    assert hits >= 4
+    assert hits >= 2
 
 
 SCRIPT = """
@@ -201,7 +201,7 @@ def test_two_processes_resume_to_the_same_weights_and_guidance(tmp_path) -> None
 
     whole = start("whole")
     assert whole.returncode == 0, whole.stderr[-2000:]
-    for stage, done in (("pretrain", 7), ("pretrain", 12), ("self guidance", 40)):
+    for stage, done in (("pretrain", 12), ("self guidance", 40)):
         name = f"{stage}{done}"
         assert start(name, stage, done).returncode != 0
         again = start(name)

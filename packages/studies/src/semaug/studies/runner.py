@@ -105,7 +105,7 @@ def _one_line(error: BaseException) -> str:
 
 
 class _Meter:
-    """Adds the jobs' progress up; an event is (job name, Progress)."""
+    """Adds the jobs' steps up; an event is (job name, Progress)."""
 
     def __init__(self, jobs: Sequence[Job], done: set[str], stage: str, listen: OnProgress) -> None:
         self._steps = {job.name: job.steps if job.name in done else 0 for job in jobs}
@@ -114,6 +114,8 @@ class _Meter:
 
     def __call__(self, event: tuple[str, Progress]) -> None:
         name, progress = event
+        if progress.unit != "steps":  # images that a job looks at on its way
+            return
         self._steps[name] = max(self._steps[name], progress.done)
         self._emit(name)
 

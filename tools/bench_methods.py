@@ -94,6 +94,11 @@ class Setting:
     batch: int = 64
     threads: int = 1
     precision: str = "32"
+    device: str = "cpu"
+
+    def work(self, method: str) -> dict[str, Any]:
+        """The fields of the worker's ``Work``."""
+        return {"method": method, **{k: v for k, v in asdict(self).items() if k != "threads"}}
 
 
 @cache
@@ -118,12 +123,15 @@ def step_row(method: str, setting: Setting) -> Benchmark:
     """One method's steps on views that are there."""
     steps = STEPS[setting.backbone]
     name = f"{method} step, {setting.backbone}, {setting.threads} core{'s' * (setting.threads > 1)}"
-    work = {"method": method, "backbone": setting.backbone, "batch": setting.batch, "precision": setting.precision}
     return Benchmark(
         name=name,
         target=TARGET,
-        ours=_pass("ours", name, work, setting, steps),
-        peers={peer: _pass(peer, name, work, setting, steps) for peer, has in PEERS.items() if method in has},
+        ours=_pass("ours", name, setting.work(method), setting, steps),
+        peers={
+            peer: _pass(peer, name, setting.work(method), setting, steps)
+            for peer, has in PEERS.items()
+            if method in has
+        },
         target_ratio=0.97,
         items=setting.batch * steps,
         note=NOTES.get(method, ""),
@@ -135,8 +143,7 @@ def loader_row(setting: Setting) -> Benchmark:
     steps = STEPS[setting.backbone]
     workers = 0 if setting.threads == 1 else setting.threads
     name = f"simclr from decoded images, {setting.backbone}, {setting.threads} core{'s' * (setting.threads > 1)}"
-    work = {"method": "simclr", "backbone": setting.backbone, "batch": setting.batch, "precision": setting.precision}
-    load = {"images": _saved_images(), "workers": workers}
+    work, load = setting.work("simclr"), {"images": _saved_images(), "workers": workers}
     return Benchmark(
         name=name,
         target=TARGET,
@@ -262,13 +269,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--precision", choices=["32", "bf16"], default="32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--methods", help="ids, separated by commas; all by default, `loader` for the last row")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="also write the figures as JSON to this file")
     options = parser.parse_args()
     from bench import hardware
 
-    setting = Setting(options.backbone, options.batch, options.threads, options.precision)
+    setting = Setting(options.backbone, options.batch, options.threads, options.precision, options.device)
     chosen = options.methods.split(",") if options.methods else [*_methods(), "loader"]
     rows = [loader_row(setting) if m == "loader" else step_row(m, setting) for m in chosen]
     measured = run_rows(rows, options.threads, options.repeats)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from work import BANK, DECODER, OUTPUTS, PROTOTYPES, QUEUE, Images, Subject, Views, Work
 
-from semaug.ssl_methods import METHODS, OptimizerSettings, ProjectorSpec, build_encoder
+from semaug.ssl_methods import METHODS, Method, OptimizerSettings, ProjectorSpec, build_encoder
 
 STEPS = 1000
 """The length of the run that schedules are told of; every step is timed as one in its middle."""
@@ -38,7 +38,12 @@ def build(work: Work) -> Subject:
     backbone = "vit-s4" if work.method == "mae" else work.backbone
     projector = PROJECTORS.get(work.method, kind.default_projector)
     encoder = build_encoder(backbone, input_size=work.size, projector=projector)
-    method = kind.assemble(encoder, **OPTIONS.get(work.method, {})).to(work.device).train()
+    return subject_of(kind.assemble(encoder, **OPTIONS.get(work.method, {})).to(work.device))
+
+
+def subject_of(method: Method) -> Subject:
+    """A method in the middle of its run."""
+    method.train()
     middle = STEPS // 2
 
     def loss(views: Views) -> Tensor:
@@ -56,14 +61,20 @@ def parameter_groups(subject: Subject, lr: float) -> list[dict[str, Any]]:
 
 
 def load(images: Images, work: Work, workers: int) -> Iterator[Views]:
-    """SimCLR's views by our pair source and the loader of ``pretrain``."""
+    """SimCLR's views by our pair source and the loader of ``pretrain``; on a GPU, made there."""
     from semaug.pairs_dataset import make_pairs
+    from semaug.pairs_dataset.device_views import DeviceViews, RawPairs
     from semaug.ssl_methods.batches import BatchOrder, RunSampler, run_loader
 
     pairs = make_pairs("standard", Decoded(images), preset="symmetric", size=work.size)
-    order = BatchOrder(len(pairs), work.batch, seed=0)
-    for batch in run_loader(pairs, RunSampler(order, 0, 10**6), workers=workers, pin_memory=work.device != "cpu"):
-        yield list(batch[:-1])
+    sampler = RunSampler(BatchOrder(len(pairs), work.batch, seed=0), 0, 10**6)
+    if work.device == "cpu":
+        for batch in run_loader(pairs, sampler, workers=workers, pin_memory=False):
+            yield list(batch[:-1])
+        return
+    make = DeviceViews(pairs.views)
+    for raw in run_loader(RawPairs(pairs), sampler, workers=workers, pin_memory=True):
+        yield list(make(raw.to(work.device))[:-1])
 
 
 class Decoded:

@@ -19,8 +19,9 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any
 
-THREADS = sys.argv[2] if __name__ == "__main__" else "1"
-os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), THREADS)
+THREADS = sys.argv[2] if __name__ == "__main__" else ""
+if THREADS:  # before anything that reads them is imported
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), THREADS)
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

@@ -126,6 +126,13 @@ SHARED = (
     click.option("--local-scale", type=(float, float), help="A small view's share of the image or box (0.05 0.4)."),
     click.option("--guided-locals", is_flag=True, default=None, help="Cut small views inside the object's box too."),
     click.option(
+        "--views",
+        type=click.Choice(["auto", "cpu", "device"]),
+        default="auto",
+        show_default=True,
+        help="Where views are made (auto: on a GPU where it can).",
+    ),
+    click.option(
         "--backbone", help="small-cnn, resnet18/34/50/101, mobilenetv2, vit-s16/s8/s4 or timm:NAME (the recipe's)."
     ),
     click.option(
@@ -258,7 +265,8 @@ def _verb(method: str, table: Mapping[str, Any]) -> click.Command:
     callback.__name__ = method
     for decorate in reversed([*SHARED[:2], *own, *SHARED[2:]]):
         callback = decorate(callback)
-    verb: click.Command = click.command(method, cls=Verb, help=_method_help(method, table))(callback)
+    text, short = _method_help(method, table), f"{table['title']}: {table['about']}."
+    verb: click.Command = click.command(method, cls=Verb, help=text, short_help=short)(callback)
     return verb
 
 

@@ -103,3 +103,16 @@ def test_config_file_sets_options_wherever_it_stands(tmp_path, behind):
     config, verb = ["--config", str(tmp_path / "semaug.toml")], ["data", "info", "scenes:test?items=3"]
     done = run(*verb, *config) if behind else run(*config, *verb)
     assert json.loads(done.stdout)["items"] == 3
+
+
+def test_the_help_of_a_method_shows_its_recipes_and_options():
+    from semaug.cli.commands.pretrain import METHODS
+
+    for method, table in METHODS.items():
+        command = command_of(("pretrain", method))
+        text = " ".join(command.get_help(click.Context(command, info_name=method)).split())
+        assert table["title"] in text
+        for name, recipe in table["recipes"].items():
+            assert f"{name}: {recipe['text']}" in text
+        for option in table["options"]:
+            assert any(p.name == f"own_{option}" and p.help for p in command.params)

@@ -54,7 +54,8 @@ class TrainingPlan:
     """One pretraining run, by names and numbers.
 
     ``images`` is what ``open_source`` takes; ``guidance`` the path of a guidance artifact; ``pair_options`` go to
-    ``make_pairs`` (see there), ``self_options`` are for pairs `self` alone. ``recipe`` names one of the method's
+    ``make_pairs`` (see there), ``self_options`` are for pairs `self` alone. ``views`` says where views are made: `cpu`,
+    `device`, or `auto`, which is the device where it is a GPU and can make them. ``recipe`` names one of the method's
     (``ssl_methods.presets``; its first by default): it decides what is None here and what ``hyperparameters`` leave
     out. ``backbone_options`` are the backbone's own, and ``init`` are the weights it starts from (``initialise``).
     ``optimizer`` is a preset of ``OPTIMIZERS``, ``lr`` stands in for the optimizer's rate.
@@ -64,6 +65,7 @@ class TrainingPlan:
     pairs: str = "standard"
     guidance: str | None = None
     pair_options: Mapping[str, Any] = field(default_factory=dict)
+    views: str = "auto"
     self_options: SelfOptions = SelfOptions()
     method: str = "simclr"
     recipe: str | None = None
@@ -90,6 +92,8 @@ class TrainingPlan:
         plain = asdict(self)
         if self.pairs != "self":
             del plain["self_options"]
+        if self.views == "auto":
+            del plain["views"]
         if self.accumulate == 1:
             del plain["accumulate"]
         if not self.backbone_options:
@@ -113,9 +117,10 @@ def train(
 
     recipe = training_recipe(plan.method, plan.recipe)
     pairs, hardware = pairs_of(plan), hardware or Hardware()
+    items, transform = _views(plan, pairs, hardware)
     return pretrain(
         method_of(plan),
-        pairs,
+        items,
         out=out,
         steps=plan.steps,
         batch_size=recipe.batch_size if plan.batch_size is None else plan.batch_size,
@@ -124,8 +129,9 @@ def train(
         accumulate=plan.accumulate,
         seed=plan.seed,
         hardware=hardware,
+        batch_transform=transform,
         callbacks=_callbacks(plan),
-        config={"pairs": pairs.config},
+        config={"pairs": items.config},
         inputs=pairs.inputs(),
         refresh=_refresh(plan, pairs, hardware, on_progress),
         checkpoint_every=plan.checkpoint_every,
@@ -145,6 +151,23 @@ def pairs_of(plan: TrainingPlan) -> PairSource:
     table = GuidanceTable.open(plan.guidance) if plan.guidance else None
     options = {"preset": recipe.augmentation, **recipe.views, **plan.pair_options}
     return make_pairs(plan.pairs, source, size=plan.size, seed=plan.seed, guidance=table, **options)
+
+
+def _views(plan: TrainingPlan, pairs: PairSource, hardware: Hardware) -> tuple[Any, Any]:
+    """What the loader reads, and what makes views of it on the device: the pairs themselves and nothing on a CPU."""
+    from semaug.pairs_dataset.device_views import DeviceViews, RawPairs
+
+    if plan.views not in ("auto", "cpu", "device"):
+        raise InvalidOption(f"views {plan.views!r} are not known; choose auto, cpu or device")
+    if plan.views == "device" and plan.pairs == "self":
+        raise InvalidOption(
+            f"pairs {plan.pairs!r} with views {plan.views!r}: these change in training; take --views cpu"
+        )
+    altered = getattr(pairs, "mask_mode", "crop_only") != "crop_only"
+    able = hardware.cuda and plan.pairs != "self" and not altered
+    if plan.views == "cpu" or (plan.views == "auto" and not able):
+        return pairs, None
+    return RawPairs(pairs), DeviceViews(pairs.views)
 
 
 def method_of(plan: TrainingPlan) -> Method:

@@ -239,7 +239,8 @@ def recipe_line(table: Mapping[str, Any]) -> str:
 
 
 def _recipe_text(name: str, table: Mapping[str, Any]) -> str:
-    return textwrap.fill(f"{name}: {recipe_line(table)}", 100, initial_indent="  ", subsequent_indent="    ")
+    text = f"{name}: {recipe_line(table)}"
+    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _method_help(method: str, table: Mapping[str, Any]) -> str:

@@ -61,6 +61,9 @@ class ViewSettings:
         return tuple((count, 3, size, size) for count, size in groups)
 
 
+Raw = tuple[int, NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint64], NDArray[np.float64]]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The crops of an item's V views, the global two first: ``crops`` int64 (V, 4) top, left, height, width; ``chosen``
@@ -161,6 +164,15 @@ class PairSource(Dataset[Pair]):
         """Where the views of ``item`` would be cut in this epoch, from an image of ``height`` x ``width`` pixels."""
         position, copy = self._item(self._checked(item))
         return self._plan(position, copy, self.source.key(int(self.images[position])), height, width)
+
+    def raw(self, item: int) -> Raw:
+        """What the views of ``item`` are made from in this epoch: the number of its image, the pixels uint8 (H, W, 3),
+        the crops int64 (V, 4), the photometric keys uint64 (V,) and the recipes float64 (V, RECIPE_FIELDS)."""
+        position, copy = self._item(self._checked(item))
+        index = int(self.images[position])
+        key, image = self.source.key(index), self._read(index)
+        plan = self._plan(position, copy, key, image.shape[0], image.shape[1])
+        return index, image, plan.crops, self._keys("photometric", key, copy), self._recipes
 
     def _checked(self, item: int) -> int:
         if not -len(self) <= item < len(self):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from semaug.artifacts.errors import SourceError
 from semaug.artifacts.sources import ImageSource
 from semaug.pairs_dataset.crops import CropRule
-from semaug.pairs_dataset.sources.base import PairSource, Plan, ViewSettings
+from semaug.pairs_dataset.sources.base import PairSource, Plan, Raw, ViewSettings
 from semaug.pairs_dataset.sources.standard import StandardPairs
 
 
@@ -57,6 +57,11 @@ class InflatedPairs(PairSource):
         """Where the views of ``item`` would be cut from its own image, the original or the crop."""
         position, part = self._item(self._checked(item))
         return self._parts[part].plan(position, height, width)
+
+    def raw(self, item: int) -> Raw:
+        """As of the original or the crop, with the original's number."""
+        position, part = self._item(self._checked(item))
+        return (int(self.images[position]), *self._parts[part].raw(position)[1:])
 
     def _write(self, item: int, out: Sequence[NDArray[np.float32]]) -> int:
         position, part = self._item(item)

@@ -36,10 +36,12 @@ def pins(text: str) -> list[str]:
 
 def main() -> int:
     """``--check`` compares; without it the file is written."""
-    wanted = resolved()
     if "--check" not in sys.argv:
-        LOCK.write_text(wanted)
+        # an older uv.lock would keep its versions; a fresh clone has none
+        subprocess.run(["uv", "lock", "--quiet", "--upgrade"], check=True, cwd=LOCK.parent)
+        LOCK.write_text(resolved())
         return 0
+    wanted = resolved()
     found = LOCK.read_text() if LOCK.exists() else ""
     if pins(found) == pins(wanted):
         return 0

@@ -50,7 +50,7 @@ VARIANTS: Mapping[str, Variant] = {
     "random_box": Variant("random_box", "objectness", is_control=True),
     "shuffled_box": Variant("shuffled_box", "objectness", is_control=True),
     "saliency": Variant("guided", "saliency", "nothing"),
-    "objectness": Variant("guided", "objectness", "photographs of ImageNet and COCO, labels by FastestDet"),
+    "objectness": Variant("guided", "objectness", "ImageNet photographs, labelled by FastestDet"),
     "self": Variant("self", None, "these images, by the run itself"),
     "fastestdet": Variant("guided", "fastestdet", "COCO train2017"),
 }

@@ -154,8 +154,19 @@ def _create_or_match(path: Path, record: RunRecord, overwrite: bool) -> RunRecor
     if found.identity() != record.identity() and not any((path / n).exists() for n in (CHECKPOINT, ENCODER_WEIGHTS)):
         write_atomic(path / RECORD, record.model_dump_json(indent=1).encode())  # it failed before its first checkpoint
         return record
+    _require_same_method(path, found, record)
     require_same(path, found.identity(), record.identity())
     return found
+
+
+def _require_same_method(path: Path, found: RunRecord, record: RunRecord) -> None:
+    """Name the methods where they differ: of all that then differs too, no one would look for them."""
+    made, wanted = (r.config.get("method", {}).get("name") for r in (found, record))
+    if made != wanted:
+        raise ArtifactMismatch(
+            f"{path} is a run of method {made!r} and this one trains {wanted!r}; choose another --out, or start anew "
+            "with --overwrite"
+        )
 
 
 def _clear(path: Path) -> None:

@@ -341,6 +341,7 @@ def _run_once(build: Callable[[int], Method], out: Path, *, workers: int, ranks:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    multiprocessing.set_forkserver_preload(["semaug.ssl_methods.pretrain", __name__])
     context = multiprocessing.get_context("forkserver")
     processes = [
         context.Process(target=_train_as_rank, args=(rank, ranks, port, build, out, workers, settings))

@@ -325,11 +325,9 @@ def set_object(targets: Targets, mask: NDArray[np.uint8], label: int, *, outline
     targets.scores[cells] = _weight(w * h)
     targets.boxes[cells] = (cx, cy, w, h)
     targets.classes[cells] = np.eye(CLASSES, dtype=np.float32)[label]
-    small = cv2.resize(mask, (MASK_GRID, MASK_GRID), interpolation=cv2.INTER_AREA) if outlined else None
-    if small is not None:
-        targets.mask[
-            cv2.resize(mask.astype(np.float32), (MASK_GRID, MASK_GRID), interpolation=cv2.INTER_AREA) >= 0.5
-        ] = 1
+    if outlined:
+        share = cv2.resize(mask.astype(np.float32), (MASK_GRID, MASK_GRID), interpolation=cv2.INTER_AREA)
+        targets.mask[share >= 0.5] = 1
 
 
 FIELDS = ("images", "scores", "boxes", "classes", "mask", "shows")

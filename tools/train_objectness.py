@@ -3,8 +3,8 @@
     python tools/train_objectness.py --photos ../shared/data/imagenet490 \\
         --teacher 'examples/fastestdet/fastestdet_detector.py:FastestDet?model=../shared/models/fastestdet.onnx' \\
         --labelled ../shared/data/coco128/images --boxes ../shared/data/coco128/boxes \\
-        --polygons ../shared/data/coco128/polygons --tiles cifar10/train \\
-        --work work/ --out packages/oracles/src/semaug/oracles
+        --polygons ../shared/data/coco128/polygons --work work/ \\
+        --out packages/oracles/src/semaug/oracles
 
 Stages, each of which goes on where a stopped run was (``--only`` picks some, so that two can run side by side):
 
@@ -14,7 +14,8 @@ Stages, each of which goes on where a stopped run was (``--only`` picks some, so
 ``base``      the network, trained on the teacher's opinion of the photographs
 ``sharp``     ``base`` trained on, more for the order of boxes than for the teacher's shades
 ``fold-K``    the mask, trained on three quarters of the labelled photographs: for measuring it on the last quarter
-``final``     the mask, trained on all of them: the network that ships
+``final``     the mask, trained on all of them: the network that ships, written to ``--out``; without labelled
+              photographs the result is ``sharp.safetensors`` in ``--work``, whose mask has learned nothing
 
 Boxes learn nothing from the labelled photographs: tuning them on the true boxes of 96 photographs lowered the recall on
 the other 32 (two folds of coco128: 0.43 from 0.45), so the boxes of every fold are those of ``final``.

@@ -97,7 +97,7 @@ class SelfLocaliser:
                 f"backbone {encoder.spec.backbone!r} has no spatial maps to find objects in; choose one that has, "
                 "resnet18 or small-cnn, say"
             )
-        self.threshold, self.size = threshold, size or int(encoder.spec.input_size or 0)
+        self.threshold, self.size = threshold, size or encoder.image_size
         self._encoder = encoder
         parameter = next(encoder.parameters())
         mean, std = (

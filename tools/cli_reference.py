@@ -28,10 +28,16 @@ def reference() -> str:
             if name == "pretrain":
                 parts += _methods(command)
                 verbs = [v for v in verbs if v not in METHODS]
-            parts += [_verb(f"semaug {name} {v}", command.commands[v]) for v in verbs]
+            parts += [_verb(f"semaug {name} {v}", _child(command, v, context)) for v in verbs]
         else:
             parts.append(_verb(f"semaug {name}", command))
     return "\n".join(parts)
+
+
+def _child(group: click.Group, name: str, context: click.Context) -> click.Command:
+    command = group.get_command(context, name)
+    assert command is not None
+    return command
 
 
 def _methods(group: click.Group) -> list[str]:

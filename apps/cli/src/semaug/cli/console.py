@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,32 @@ class VerbGroup(click.Group):
     """A group of verbs: ``@click.group(cls=VerbGroup)``."""
 
     command_class = Verb
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use: ``lazy`` maps a name to (module:attribute, short help).
+
+    Modules are given below ``semaug.cli.commands``. The short helps come from the table, so that ``--help`` costs what
+    click costs.
+    """
+
+    def __init__(self, name: str | None = None, lazy: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any):
+        super().__init__(name, **kwargs)
+        self.lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.lazy:
+            return None
+        module, attribute = self.lazy[cmd_name][0].split(":")
+        command: click.Command = getattr(import_module(f"semaug.cli.commands.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.lazy.items()])
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

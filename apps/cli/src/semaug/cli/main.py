@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 import click
 
-from semaug.cli.console import GLOBAL_OPTIONS, explain, load_config, store_global
+from semaug.cli.console import GLOBAL_OPTIONS, LazyGroup, explain, load_config, store_global
 
 COMMANDS = {
     "quickstart": ("quickstart:command", "See semantic guidance work in four minutes, without any data."),
@@ -21,25 +20,9 @@ COMMANDS = {
 """name -> (module:attribute below ``semaug.cli.commands``, short help)."""
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported on use; the short helps come from ``COMMANDS``."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
-        command: click.Command = getattr(import_module(f"semaug.cli.commands.{module}"), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="semaug")
 @click.option(
     "--config",

@@ -1,0 +1,1 @@
+"""The verbs of ``semaug eval``, a module for each family of protocols."""

@@ -1,0 +1,75 @@
+"""What the verbs of ``semaug eval`` share: their options, the features of a run, and how results are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from semaug.cli.console import SKIPPED_SOME, emit, json_option, note, pick_device, progress, settings
+
+
+def protocol_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What every protocol takes."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the selection split."),
+        click.option("--out", type=click.Path(path_type=Path), help="Where to write results (RUN/eval)."),
+        click.option("--test", required=True, help="Labelled images to score on; classes are matched by name."),
+        click.option("--train", "bank", required=True, help="Labelled images to fit on."),
+        click.argument("run", type=click.Path(exists=True, path_type=Path)),
+    ):
+        function = option(function)
+    return json_option(function)
+
+
+def features_of(run: Path, train: str, test: str) -> tuple[Any, Any]:
+    """Features of the training and the test images by the encoder of a run."""
+    from semaug.artifacts.sources import open_source
+    from semaug.studies.assemble import embed_run
+
+    sources = [open_source(spec) for spec in (train, test)]
+    with progress() as on_progress:
+        found = [
+            embed_run(run, s, device=pick_device(), workers=settings().workers, on_progress=on_progress)
+            for s in sources
+        ]
+    return found[0], found[1]
+
+
+def report(run: Path, out: Path | None, name: str, result: Any, features: Sequence[Any], as_json: bool) -> None:
+    """Write one protocol's results, tell its warnings, and print what a person reads first."""
+    from semaug.studies.evaluation import headline, measures, write_results
+
+    rows, folder = measures(result), out or run / "eval"
+    path = write_results(folder, name, rows)
+    for warning in result.warnings:
+        note(f"Note: {warning}")
+    emit({"results": str(path), **rows}, as_json, table_of(headline(rows)))
+    finish(folder, features)
+
+
+def finish(folder: Path, features: Sequence[Any]) -> None:
+    """List the images that could not be read; end with exit code 3 where there are any."""
+    from semaug.artifacts.store import write_skipped
+
+    skipped = list(dict.fromkeys(s for found in features for s in found.skipped))
+    write_skipped(folder / "skipped.csv", skipped)
+    if skipped:
+        count, first = len(skipped), skipped[0]
+        note(
+            f"{count} {'image was' if count == 1 else 'images were'} left out, listed in {folder / 'skipped.csv'} "
+            f"(the first: {first.key}: {first.reason})"
+        )
+        click.get_current_context().exit(SKIPPED_SOME)
+
+
+def table_of(rows: dict[str, Any]) -> str:
+    """Aligned lines of metric, value (or why there is none) and n."""
+    width = max(map(len, rows), default=0)
+    lines = []
+    for name, row in rows.items():
+        value = row["reason"] if row["value"] is None else f"{row['value']:.4f}"
+        lines.append(f"{name.ljust(width)}  {value}  (n = {row['n']:,})")
+    return "\n".join(lines)

@@ -62,6 +62,13 @@ def test_views_equal_those_of_the_cpu_path(source, preset, size):
             torch.testing.assert_close(a, b, atol=TOLERANCE, rtol=0)
 
 
+def test_rotated_views_too(source):
+    pairs = make_pairs("standard", source, size=24, preset="byol", rotation=(0.7, 40.0), seed=3)
+    for expected, found in both(pairs, epochs=2):
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, atol=TOLERANCE, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["guided", "cross", "random_box", "duplicated", "center"])
 def test_every_form_of_pairs_and_local_views_too(source, guidance, name):
     local = {"local_views": 3, "local_size": 12, "guided_locals": name == "guided"}

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as tv
 from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption
 from semaug.pairs_dataset import photometrics as ph
-from semaug.pairs_dataset.presets import PRESETS, TRANSFORMS, Recipe, preset, recipe_dict
+from semaug.pairs_dataset.presets import PRESETS, REMOVALS, TRANSFORMS, Recipe, preset, recipe_dict, removal
 
 PLAIN = ph.normalisation((0, 0, 0), (1, 1, 1))
 
@@ -149,6 +149,24 @@ def test_solarise_and_normalise_without_blur() -> None:
     assert np.abs(ours - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize("degrees", [-40.0, -3.0, 12.5, 90.0])
+def test_rotation_is_torchvisions_and_comes_before_the_colours(degrees: float) -> None:
+    image = photograph(90, 70)
+    ours = rendered(image, parameters(angle=np.radians(degrees)), 33)
+    theirs = tv.rotate(floats(image, 33), degrees, tv.InterpolationMode.BILINEAR)
+    assert np.abs(ours - theirs.numpy()).max() < 1e-4
+    jittered = rendered(image, parameters(angle=np.radians(degrees), jitter=1, contrast=0.5), 33)
+    assert np.abs(jittered - tv.adjust_contrast(theirs, 0.5).numpy()).max() < 1e-4
+
+
+def test_angles_are_drawn_up_to_the_degrees_either_way() -> None:
+    angles = np.degrees(drawn(Recipe(rotation_p=0.5, degrees=30))[:, ph.P_ANGLE])
+    assert abs((angles != 0).mean() - 0.5) < 0.03
+    assert 29 < angles.max() <= 30
+    assert -30 <= angles.min() < -29
+    assert not drawn(Recipe(), 300)[:, ph.P_ANGLE].any()
+
+
 def test_read_only_and_tiny_images_render() -> None:
     image = photograph(1, 1)
     image.flags.writeable = False
@@ -184,9 +202,9 @@ def test_draws_have_the_recipes_distribution() -> None:
 def test_leaving_one_transform_out_leaves_the_others_draws(name: str) -> None:
     fields = {
         "flip": [ph.P_FLIP], "jitter": [ph.P_JITTER], "gray": [ph.P_GRAY], "blur": [ph.P_SIGMA],
-        "solarise": [ph.P_THRESHOLD],
+        "solarise": [ph.P_THRESHOLD], "rotation": [ph.P_ANGLE],
     }[name]  # fmt: skip
-    recipe = Recipe(solarise_p=0.2)
+    recipe = Recipe(solarise_p=0.2, rotation_p=0.5)
     full, less = drawn(recipe, 300), drawn(recipe.without(name), 300)
     others = [f for f in range(ph.PARAMETER_FIELDS) if f not in fields]
     assert np.array_equal(full[:, others], less[:, others])
@@ -202,13 +220,30 @@ def test_presets_are_the_papers() -> None:
     assert preset("symmetric")[0] == Recipe()
     assert all(len(views) == 2 for views in PRESETS.values())
     assert recipe_dict(Recipe())["scale"] == [0.08, 1.0]
+    assert "degrees" not in recipe_dict(Recipe())
+    assert recipe_dict(Recipe(rotation_p=0.5))["degrees"] == 15.0
+
+
+def test_removals_leave_what_their_names_say() -> None:
+    full = Recipe(solarise_p=0.2, rotation_p=0.5)
+    chances = ("flip_p", "jitter_p", "gray_p", "blur_p", "solarise_p", "rotation_p")
+    left = {
+        name: ({c[:-2] for c in chances if getattr(full.without(*out), c)}, full.without(*out).crop)
+        for name, out in REMOVALS.items()
+    }
+    everything = {c[:-2] for c in chances}
+    single = {f"no_{t}": (everything - {t}, True) for t in ("gray", "jitter", "blur", "flip", "rotation")}
+    expected = {"full": (everything, True), **single, "crop_only": (set(), True), "identity": (set(), False)}
+    assert left == expected
+    with pytest.raises(InvalidOption, match="no_gray"):
+        removal("no_crop")
 
 
 def test_wrong_presets_and_recipes_are_refused() -> None:
     with pytest.raises(InvalidOption, match="symmetric_weak"):
         preset("strong")
     with pytest.raises(InvalidOption, match="rotation"):
-        Recipe().without("rotation")
-    for options in ({"flip_p": 2}, {"jitter": (1, 1, 1, 0.6)}, {"sigma": (0, 1)}, {"blur_kernel": 4}):
+        Recipe().without("shear")
+    for options in ({"flip_p": 2}, {"jitter": (1, 1, 1, 0.6)}, {"sigma": (0, 1)}, {"blur_kernel": 4}, {"degrees": 200}):
         with pytest.raises(InvalidOption):
             Recipe(**options)

@@ -131,6 +131,8 @@ def make_pairs(
     *,
     preset: str | tuple[Recipe, Recipe] = "symmetric",
     without: tuple[str, ...] = (),
+    transforms: str = "full",
+    rotation: tuple[float, float] | None = None,
     size: int = 224,
     mean: Triple = IMAGENET_MEAN,
     std: Triple = IMAGENET_STD,
@@ -158,7 +160,8 @@ def make_pairs(
     """Put a pair source together; ``pairs.config`` is everything that decides its views, as plain JSON values.
 
     ``name`` is one of ``PAIR_SOURCES``. ``scale`` (a crop's share of the image) stands in for the preset's,
-    ``box_scale`` (its share of the box) for ``scale``. Where ``guidance`` is given, images that its step skipped are
+    ``box_scale`` (its share of the box) for ``scale``; ``rotation`` (probability, degrees) for its rotation.
+    ``transforms`` (one of ``REMOVALS``) and ``without`` take transforms out. Where ``guidance`` is given, images that its step skipped are
     left out, also of `standard`, so that variants see the same images; an image it marks ``fallback`` takes the
     standard views. Options as for ``CropRule`` and ``GuidedPairs``; ``local_views`` asks for as many small views beside
     the two (multi-crop), of ``local_size`` pixels and ``local_scale`` of the image, inside the object's box for
@@ -173,7 +176,7 @@ def make_pairs(
         raise InvalidOption(f"pairs {name!r} need guidance; make it with `semaug guide extract` and give --guidance")
     if guidance is not None and guidance.source:  # a table made in memory may not say
         guidance.require_source(source.fingerprint)
-    recipes = _recipes(preset, without, scale)
+    recipes = _recipes(preset, (*without, *presets.removal(transforms)), scale, rotation)
     local = plan_local_views(local_views, recipes, size, local_size=local_size, scale=local_scale, guided=guided_locals)
     views = ViewSettings(recipes, size, mean, std, local)
     first = views.recipes[0].scale
@@ -192,12 +195,16 @@ def make_pairs(
 
 
 def _recipes(
-    chosen: str | tuple[Recipe, Recipe], without: tuple[str, ...], scale: tuple[float, float] | None
+    chosen: str | tuple[Recipe, Recipe],
+    without: tuple[str, ...],
+    scale: tuple[float, float] | None,
+    rotation: tuple[float, float] | None,
 ) -> tuple[Recipe, Recipe]:
-    first, second = (r.without(*without) for r in (presets.preset(chosen) if isinstance(chosen, str) else chosen))
-    if scale is None:
-        return first, second
-    return replace(first, scale=scale), replace(second, scale=scale)
+    changes: dict[str, Any] = {} if scale is None else {"scale": scale}
+    if rotation is not None:
+        changes |= {"rotation_p": rotation[0], "degrees": rotation[1]}
+    first, second = presets.preset(chosen) if isinstance(chosen, str) else chosen
+    return replace(first, **changes).without(*without), replace(second, **changes).without(*without)
 
 
 def _images(source: ImageSource, guidance: GuidanceTable | None) -> NDArray[np.int64]:

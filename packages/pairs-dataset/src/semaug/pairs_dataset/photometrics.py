@@ -27,13 +27,13 @@ from semaug.pairs_dataset.random_numbers import uniform
 
 # Fields of a recipe vector (float64): probabilities and strengths, in the order Recipe.vector() writes them.
 R_FLIP, R_JITTER, R_BRIGHTNESS, R_CONTRAST, R_SATURATION, R_HUE, R_GRAY = range(7)
-R_BLUR, R_SIGMA_LOW, R_SIGMA_HIGH, R_BLUR_RADIUS, R_SOLARISE, R_THRESHOLD = range(7, 13)
-RECIPE_FIELDS = 13
+R_BLUR, R_SIGMA_LOW, R_SIGMA_HIGH, R_BLUR_RADIUS, R_SOLARISE, R_THRESHOLD, R_ROTATION, R_DEGREES = range(7, 15)
+RECIPE_FIELDS = 15
 
 # Fields of a parameter vector (float64): what was drawn for one view. P_ORDER has four entries.
 P_FLIP, P_JITTER, P_ORDER = 0, 1, 2
-P_BRIGHTNESS, P_CONTRAST, P_SATURATION, P_HUE, P_GRAY, P_SIGMA, P_RADIUS, P_THRESHOLD = range(6, 14)
-PARAMETER_FIELDS = 14
+P_BRIGHTNESS, P_CONTRAST, P_SATURATION, P_HUE, P_GRAY, P_SIGMA, P_RADIUS, P_THRESHOLD, P_ANGLE = range(6, 15)
+PARAMETER_FIELDS = 15
 NEVER = 2.0
 """A solarise threshold that no value in [0, 1] reaches."""
 
@@ -70,6 +70,9 @@ def draw_parameters(key, recipe, parameters):
     parameters[P_SIGMA] = low + (high - low) * uniform(key, slots.BLUR_SIGMA) if blurred else 0.0
     parameters[P_RADIUS] = recipe[R_BLUR_RADIUS]
     parameters[P_THRESHOLD] = recipe[R_THRESHOLD] if uniform(key, slots.SOLARISE) < recipe[R_SOLARISE] else NEVER
+    turned = uniform(key, slots.ROTATION) < recipe[R_ROTATION]
+    most = math.radians(recipe[R_DEGREES])
+    parameters[P_ANGLE] = (2.0 * uniform(key, slots.ROTATION_ANGLE) - 1.0) * most if turned else 0.0
 
 
 @njit(**_OPTIONS)
@@ -335,6 +338,45 @@ def _resize_and_start(image, top, left, height, width, p, stop, out):
 
 
 @njit(**_OPTIONS)
+def _rotate(out, scratch, angle):
+    """Turn the view about its centre by ``angle`` (radians, anticlockwise), bilinear; zero where nothing was."""
+    size = out.shape[1]
+    plane = size * size
+    for c in range(3):
+        for y in range(size):
+            for x in range(size):
+                scratch[c * plane + y * size + x] = out[c, y, x]
+    cosine, sine, half = _F(math.cos(angle)), _F(math.sin(angle)), _F(size) / _F(2.0) - _F(0.5)
+    for y in range(size):
+        dy = _F(y) - half
+        for x in range(size):
+            dx = _F(x) - half
+            from_x, from_y = cosine * dx - sine * dy + half, sine * dx + cosine * dy + half
+            left, top = int(math.floor(from_x)), int(math.floor(from_y))
+            right_share, low_share = from_x - _F(left), from_y - _F(top)
+            for c in range(3):
+                total = _ZERO
+                for j in range(2):
+                    for i in range(2):
+                        if 0 <= top + j < size and 0 <= left + i < size:
+                            weight = (right_share if i else _ONE - right_share) * (low_share if j else _ONE - low_share)
+                            total += weight * scratch[c * plane + (top + j) * size + left + i]
+                out[c, y, x] = total
+
+
+@njit(**_OPTIONS)
+def _start(out, p, stop):
+    """The first ``stop`` colour operations of a view that is resized; returns the sum of the gray."""
+    total = 0.0
+    for y in range(out.shape[1]):
+        r, g, b = out[0, y], out[1, y], out[2, y]
+        _jitter_row(r, g, b, p, 0, stop)
+        if stop < 4:
+            total += _gray_sum(r, g, b)
+    return total
+
+
+@njit(**_OPTIONS)
 def _contrast_at(p):
     """Where in the order the contrast stands; 4 when it is not applied, -1 when no colours are."""
     if p[P_JITTER] == 0.0:
@@ -355,7 +397,11 @@ def render(image, top, left, height, width, p, norm, scratch, out):
     """
     size = out.shape[1]
     contrast_at = _contrast_at(p)
-    total = _resize_and_start(image, top, left, height, width, p, max(contrast_at, 0), out)
+    turned = p[P_ANGLE] != 0.0
+    total = _resize_and_start(image, top, left, height, width, p, 0 if turned else max(contrast_at, 0), out)
+    if turned:
+        _rotate(out, scratch, p[P_ANGLE])
+        total = _start(out, p, max(contrast_at, 0))
     mean, gray, blurred = _F(total / (size * size)), p[P_GRAY] != 0.0, p[P_SIGMA] > 0.0
     threshold = _F(p[P_THRESHOLD])
     for y in range(size):

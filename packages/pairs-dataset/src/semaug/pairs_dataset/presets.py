@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semaug.artifacts.errors import InvalidOption
 
-TRANSFORMS = ("flip", "jitter", "gray", "blur", "solarise", "crop")
+TRANSFORMS = ("flip", "jitter", "gray", "blur", "solarise", "rotation", "crop")
 _FULL_SUPPORT = 1 << 20
 
 
@@ -23,7 +23,8 @@ class Recipe:
     the strengths of brightness, contrast, saturation and hue, applied in random order with probability ``jitter_p``;
     ``sigma`` the range of the Gaussian's deviation in pixels of the view. ``blur_kernel`` cuts the Gaussian to that odd
     number of taps (SimCLR: a tenth of the view); 0 leaves it whole, as the solo-learn recipes do. ``threshold`` is the
-    value from which solarisation inverts.
+    value from which solarisation inverts. A rotation turns the view about its centre, before its colours change, by up
+    to ``degrees`` either way; what comes in from outside is black.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -37,9 +38,11 @@ class Recipe:
     blur_kernel: int = 0
     solarise_p: float = 0.0
     threshold: float = 0.5
+    rotation_p: float = 0.0
+    degrees: float = 15.0
 
     def __post_init__(self) -> None:
-        for name in ("flip_p", "jitter_p", "gray_p", "blur_p", "solarise_p"):
+        for name in ("flip_p", "jitter_p", "gray_p", "blur_p", "solarise_p", "rotation_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidOption(f"{name} is {getattr(self, name)}; give a probability from 0 to 1")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
@@ -48,6 +51,8 @@ class Recipe:
             raise InvalidOption(f"sigma is {self.sigma}; give 0 < low <= high")
         if self.blur_kernel and (self.blur_kernel < 3 or self.blur_kernel % 2 == 0):
             raise InvalidOption(f"blur_kernel is {self.blur_kernel}; give an odd number from 3, or 0 for all taps")
+        if not 0 <= self.degrees <= 180:
+            raise InvalidOption(f"degrees is {self.degrees}; give 0 to 180")
 
     def vector(self) -> NDArray[np.float64]:
         """The recipe as ``photometrics.draw_parameters`` reads it."""
@@ -55,7 +60,7 @@ class Recipe:
         return np.array(
             [
                 *(self.flip_p, self.jitter_p, *self.jitter, self.gray_p),
-                *(self.blur_p, *self.sigma, radius, self.solarise_p, self.threshold),
+                *(self.blur_p, *self.sigma, radius, self.solarise_p, self.threshold, self.rotation_p, self.degrees),
             ],
             np.float64,
         )
@@ -100,6 +105,27 @@ PRESETS: Mapping[str, tuple[Recipe, Recipe]] = {
 `crop_flip` is what masked reconstruction takes."""
 
 
+_COLOURS = ("jitter", "gray", "blur", "solarise")
+REMOVALS: Mapping[str, tuple[str, ...]] = {
+    "full": (),
+    "no_gray": ("gray",),
+    "no_jitter": ("jitter",),
+    "no_blur": ("blur",),
+    "no_flip": ("flip",),
+    "no_rotation": ("rotation",),
+    "crop_only": ("flip", "rotation", *_COLOURS),
+    "identity": TRANSFORMS,
+}
+"""Which transforms are taken out of a recipe, by name (Semantic Pairs, Figure 5); the others draw the same numbers."""
+
+
+def removal(name: str) -> tuple[str, ...]:
+    """The transforms that ``name`` takes out; raises ``InvalidOption`` naming those there are."""
+    if name not in REMOVALS:
+        raise InvalidOption(f"no set of transforms is called {name!r}; choose one of {', '.join(REMOVALS)}")
+    return REMOVALS[name]
+
+
 def preset(name: str) -> tuple[Recipe, Recipe]:
     """The two recipes of a preset; raises ``InvalidOption`` naming those there are."""
     if name not in PRESETS:
@@ -108,5 +134,8 @@ def preset(name: str) -> tuple[Recipe, Recipe]:
 
 
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(recipe).items()}
+    """The recipe as plain JSON values, without a rotation that never happens."""
+    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(recipe).items()}
+    if recipe.rotation_p == 0:  # runs made before there was one go on
+        del plain["rotation_p"], plain["degrees"]
+    return plain

@@ -23,6 +23,7 @@ JITTER, JITTER_ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE = 8, 9, 10, 11, 12, 
 GRAY = 16
 BLUR, BLUR_SIGMA = 24, 25
 SOLARISE = 32
+ROTATION, ROTATION_ANGLE = 40, 41
 
 # Slots of the crop key: try t of a sampler reads four slots from its start + 4 t; samplers start TRY_STRIDE apart.
 FIRST_TRY, INSIDE_TRY, TRY_STRIDE, GUIDE = 0, 64, 64, 1 << 20

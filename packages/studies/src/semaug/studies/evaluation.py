@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +57,58 @@ def headline(rows: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row for name, row in rows.items() if "/k=" not in name}
 
 
-def write_results(folder: Path, name: str, rows: Mapping[str, Any]) -> Path:
-    """Write one protocol's results as JSON; returns the file."""
+def write_results(
+    folder: Path, name: str, rows: Mapping[str, Any], *, ran_on: Mapping[str, Any], warnings: Sequence[str] = ()
+) -> Path:
+    """Write one protocol's ``{"measures", "warnings", "ran_on"}`` as JSON; returns the file."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    write_atomic(path, json.dumps(rows, indent=1).encode())
+    kept = {"measures": rows, "warnings": list(warnings), "ran_on": ran_on}
+    write_atomic(path, (json.dumps(kept, indent=1, default=str) + "\n").encode())
     return path
+
+
+def ran_on(
+    run: Path, sources: Mapping[str, str], *, settings: Mapping[str, Any] | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """What a result is of: the encoder's digest, the images and labels of each role, settings, versions, device, time.
+
+    ``sources`` maps a role (``train``, ``test``) to what ``open_source`` takes.
+    """
+    from semaug.ssl_methods import load_card
+
+    plain = json.loads(json.dumps(dict(settings or {}), default=str))
+    return {
+        "encoder": load_card(run).weights_digest,
+        "sources": {role: {"spec": spec, **content_of(spec)} for role, spec in sources.items()},
+        "settings": plain,
+        "device": device,
+        "versions": _versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def content_of(spec: str) -> dict[str, str]:
+    """What identifies the images of a spec and, since a list may label the same images anew, their labels."""
+    from semaug.artifacts.errors import SourceError
+    from semaug.artifacts.reader import Artifact
+    from semaug.artifacts.sources import inputs_of, open_source
+    from semaug.artifacts.sources.base import DIGEST_SIZE, labels_of
+
+    try:
+        source = open_source(spec)
+    except SourceError:  # an artifact that holds no images: features, say
+        return {"artifact": Artifact.open(spec).digest}
+    digest = hashlib.blake2b(json.dumps(source.class_names).encode(), digest_size=DIGEST_SIZE)
+    digest.update(labels_of(source).tobytes())
+    return {**inputs_of(source), "labels": digest.hexdigest()}
+
+
+def _versions() -> dict[str, str]:
+    """semaug's versions and those of the libraries that evaluators compute with."""
+    from importlib.metadata import version
+
+    from semaug.artifacts.store import package_versions
+
+    return {**package_versions(), **{name: version(name) for name in ("scikit-learn", "scipy", "torchvision")}}

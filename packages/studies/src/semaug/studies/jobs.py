@@ -11,7 +11,7 @@ from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.sources import inputs_of, open_source
 from semaug.studies.assemble import TrainingPlan, embed_run, train
-from semaug.studies.evaluation import measures, run_knn, run_linear, write_results
+from semaug.studies.evaluation import measures, ran_on, run_knn, run_linear, write_results
 
 TEST_FEATURES = "test_features.npz"
 
@@ -51,7 +51,8 @@ class TrainAndScore:
         queries = embed_run(self.out, open_source(self.test), device=self.device, on_progress=ignore_progress)
         seed = self.plan.seed
         rows = {**measures(run_linear(bank, queries, seed=seed)), **measures(run_knn(bank, queries, seed=seed))}
-        write_results(self.out / "eval", "measures", rows)
+        where = ran_on(self.out, {"train": self.train, "test": self.test}, settings={"seed": seed}, device=self.device)
+        write_results(self.out / "eval", "measures", rows, ran_on=where)
         if self.keep_features:
             _keep(self.out / TEST_FEATURES, queries)
         return rows

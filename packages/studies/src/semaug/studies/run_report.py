@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semaug.artifacts.progress import OnProgress, ignore_progress
-from semaug.studies.evaluation import measures, run_knn, run_linear, write_results
+from semaug.studies.evaluation import measures, ran_on, run_knn, run_linear, write_results
 
 if TYPE_CHECKING:
     from semaug.eval.features import Features
@@ -35,8 +35,9 @@ def evaluate_and_report(
     knn = run_knn(train, test, device=device, seed=seed)
     linear = run_linear(train, test, device=device, seed=seed, on_progress=on_progress)
     rows = {**measures(linear), **measures(knn)}
-    write_results(out, "linear", measures(linear))
-    write_results(out, "knn", measures(knn))
+    where = ran_on(run, {}, settings={"seed": seed}, device=device)
+    write_results(out, "linear", measures(linear), ran_on=where, warnings=linear.warnings)
+    write_results(out, "knn", measures(knn), ran_on=where, warnings=knn.warnings)
     sections = [_scores(rows, (*linear.warnings, *knn.warnings)), *_curves_section(run), _knn_section(knn), _map(test)]
     verdict = f"Linear accuracy **{linear.top1:.1%}** on {linear.n:,} test images."
     report = Report(f"Evaluation of {run.name}", verdict, tuple(sections), provenance(run, train, test))

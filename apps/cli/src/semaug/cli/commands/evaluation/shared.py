@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from semaug.cli.console import SKIPPED_SOME, emit, json_option, note, pick_device, progress, settings
+
+SOURCES = {"bank": "train", "test": "test", "images": "images"}
+"""A verb's parameter that names images -> its role in the results."""
 
 
 def protocol_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,12 +41,27 @@ def features_of(run: Path, train: str, test: str) -> tuple[Any, Any]:
     return found[0], found[1]
 
 
-def report(run: Path, out: Path | None, name: str, result: Any, features: Sequence[Any], as_json: bool) -> None:
-    """Write one protocol's results, tell its warnings, and print what a person reads first."""
-    from semaug.studies.evaluation import headline, measures, write_results
+def report(
+    run: Path,
+    out: Path | None,
+    name: str,
+    result: Any,
+    features: Sequence[Any],
+    as_json: bool,
+    *,
+    sources: Mapping[str, str] | None = None,
+) -> None:
+    """Write one protocol's results with what they were made on, tell its warnings, and print what is read first.
 
-    rows, folder = measures(result), out or run / "eval"
-    path = write_results(folder, name, rows)
+    ``sources`` maps a role to an image spec; by default the verb's ``--train``, ``--test`` and ``--images``.
+    """
+    from semaug.studies.evaluation import headline, measures, ran_on, write_results
+
+    rows, folder, options = measures(result), out or run / "eval", dict(click.get_current_context().params)
+    specs = {role: options[o] for o, role in SOURCES.items() if options.get(o)} if sources is None else sources
+    chosen = {o: v for o, v in options.items() if o not in (*SOURCES, "run", "out", "as_json")}
+    where = ran_on(run, specs, settings=chosen, device=pick_device())
+    path = write_results(folder, name, rows, ran_on=where, warnings=result.warnings)
     for warning in result.warnings:
         note(f"Note: {warning}")
     emit({"results": str(path), **rows}, as_json, table_of(headline(rows)))

@@ -14,6 +14,7 @@ COMMANDS = {
     "quality": ("quality:group", "Score image quality and report how images are routed."),
     "guide": ("guide:group", "Extract, exchange and look at boxes and masks."),
     "views": ("views:group", "Show the view pairs of a variant, or write guided crops to disk."),
+    "pairs": ("pairs:group", "Propose, curate, build and check semantic pairs."),
     "pretrain": ("pretrain:group", "Train an encoder on positive pairs."),
     "eval": ("evaluate:group", "Evaluate an encoder: linear probe, kNN, everything."),
 }

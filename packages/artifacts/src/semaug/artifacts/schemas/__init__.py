@@ -11,21 +11,41 @@ from semaug.artifacts.schemas.manifest import (
     ShardMarker,
     Skipped,
 )
+from semaug.artifacts.schemas.pairs import (
+    FORMS,
+    TAGS,
+    VERDICTS,
+    PairForm,
+    PairRecord,
+    SemanticPair,
+    Tag,
+    Verdict,
+    pair_id_of,
+)
 from semaug.artifacts.schemas.quality import QualityScore
 
 __all__ = [
+    "FORMS",
     "SCALES",
     "SCHEMA_VERSION",
+    "TAGS",
+    "VERDICTS",
     "ArtifactKind",
     "Costs",
     "EncoderCard",
     "Guidance",
     "GuidanceRecord",
     "Manifest",
+    "PairForm",
+    "PairRecord",
     "QualityScore",
     "Rle",
     "Scale",
+    "SemanticPair",
     "ShardCosts",
     "ShardMarker",
     "Skipped",
+    "Tag",
+    "Verdict",
+    "pair_id_of",
 ]

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.files import write_atomic
+from semaug.artifacts.memory import keep_freed_memory
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.schemas import EncoderCard
 from semaug.ssl_methods.batches import BatchOrder, RunSampler, run_loader
@@ -81,13 +82,16 @@ def pretrain(
     ``guidance``; ``pairs`` are those until its first time.
 
     The same call resumes a run that was stopped at any moment, and ends with bit-equal weights on a CPU with the same
-    number of threads; a finished run returns its card at once. ``method`` must be freshly built from ``seed``.
+    number of threads; a finished run returns its card at once. On a CPU the process keeps the memory that steps free
+    (``keep_freed_memory``). ``method`` must be freshly built from ``seed``.
 
     Raises ``ArtifactMismatch`` for a run of another config, ``ArtifactLocked`` for one in training,
     ``TrainingDiverged`` when loss or weights are no longer finite, ``RunStopped`` after SIGTERM or SIGUSR1,
     ``InvalidOption``, ``OutputError``.
     """
     hardware = hardware.launched()
+    if not hardware.cuda:
+        keep_freed_memory()
     _check(out, steps, checkpoint_every, log_every, overwrite, hardware)
     order = BatchOrder(len(pairs), batch_size, seed, hardware.rank, hardware.world, accumulate)
     identity = _identity(method, optimizer, config or {}, seed)

@@ -21,6 +21,7 @@ from semaug.pairs_dataset.local_views import LocalViews
 from semaug.pairs_dataset.local_views import local_views as plan_local_views
 from semaug.pairs_dataset.materialized_source import open_materialized
 from semaug.pairs_dataset.objects import ObjectRows, centre_rows, object_rows, shuffled_rows, without_masks
+from semaug.pairs_dataset.pair_table import PairTable
 from semaug.pairs_dataset.presets import Recipe, recipe_dict
 from semaug.pairs_dataset.sources import (
     DuplicatedPairs,
@@ -28,11 +29,13 @@ from semaug.pairs_dataset.sources import (
     InflatedPairs,
     PairSource,
     SelfGuidedPairs,
+    SemanticPairs,
     StandardPairs,
     ViewSettings,
 )
 from semaug.pairs_dataset.sources.base import Triple
 from semaug.pairs_dataset.sources.guided import BoxScope, GuidedViews
+from semaug.pairs_dataset.sources.semantic import pair_images
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -54,6 +57,7 @@ class _Parts:
     mask_mode: MaskMode
     copies: int
     materialized: str | Path | None
+    semantic: PairTable | None
 
     def objects(self) -> ObjectRows:
         return object_rows([self.source.key(int(i)) for i in self.images], self.guidance)
@@ -81,6 +85,17 @@ def _inflated(p: _Parts) -> PairSource:
     return InflatedPairs(p.source, images, crops, positions, p.views, seed=p.seed, rule=p.rule)
 
 
+def _semantic(p: _Parts) -> PairSource:
+    if p.semantic is None:
+        raise InvalidOption("pairs `semantic` need a set of pairs; make one with `semaug pairs build`")
+    first, second, names = pair_images(p.semantic, p.source, p.images)
+    parts = [replace(p, images=images) for images in (first, second)]
+    sources = [_standard(q) if q.guidance is None else q.guided(q.objects()) for q in parts]
+    pairs = SemanticPairs(sources[0], sources[1], names, p.views, seed=p.seed, rule=p.rule)
+    pairs.pair_digest = p.semantic.digest
+    return pairs
+
+
 def _random_box(p: _Parts) -> PairSource:
     return p.guided(without_masks(p.objects()), rule=replace(p.rule, place_randomly=True))
 
@@ -95,9 +110,10 @@ PAIR_SOURCES: Mapping[str, Callable[[_Parts], PairSource]] = {
     "random_box": _random_box,
     "shuffled_box": lambda p: p.guided(shuffled_rows(p.objects(), p.seed)),
     "self": lambda p: p.guided(replace(p, guidance=None).objects(), SelfGuidedPairs),
+    "semantic": _semantic,
 }
-"""Every form of pairs, by name: three forms of SDI, the baselines, the controls without meaning, and `self`, whose
-boxes come from the encoder in training."""
+"""Every form of pairs, by name: three forms of SDI, the baselines, the controls without meaning, `self`, whose boxes
+come from the encoder in training, and `semantic`: pairs of two images, and its controls, which are sets of pairs."""
 
 NEEDS_GUIDANCE = frozenset({"guided", "cross", "random_box", "shuffled_box"})
 
@@ -152,6 +168,7 @@ def make_pairs(
     mask_mode: MaskMode = "crop_only",
     copies: int = 2,
     materialized: str | Path | None = None,
+    semantic: PairTable | str | Path | None = None,
     local_views: int = 0,
     local_size: int | None = None,
     local_scale: tuple[float, float] | None = None,
@@ -161,11 +178,12 @@ def make_pairs(
 
     ``name`` is one of ``PAIR_SOURCES``. ``scale`` (a crop's share of the image) stands in for the preset's,
     ``box_scale`` (its share of the box) for ``scale``; ``rotation`` (probability, degrees) for its rotation.
-    ``transforms`` (one of ``REMOVALS``) and ``without`` take transforms out. Where ``guidance`` is given, images that its step skipped are
-    left out, also of `standard`, so that variants see the same images; an image it marks ``fallback`` takes the
-    standard views. Options as for ``CropRule`` and ``GuidedPairs``; ``local_views`` asks for as many small views beside
-    the two (multi-crop), of ``local_size`` pixels and ``local_scale`` of the image, inside the object's box for
-    ``guided_locals`` (see ``LocalViews``); the global views are the same without them.
+    ``transforms`` (one of ``REMOVALS``) and ``without`` take transforms out. Where ``guidance`` is given, images that
+    its step skipped are left out, also of `standard`, so that variants see the same images; an image it marks
+    ``fallback`` takes the standard views. ``semantic`` is the set of pairs for pairs `semantic`, whose views are guided
+    where there is guidance. Options as for ``CropRule`` and ``GuidedPairs``; ``local_views`` asks for as many small
+    views beside the two (multi-crop), of ``local_size`` pixels and ``local_scale`` of the image, inside the object's
+    box for ``guided_locals`` (see ``LocalViews``); the global views are the same without them.
 
     Raises ``InvalidOption`` for a name, option or missing guidance, ``ArtifactError`` for guidance of other images,
     ``NoPairs`` when nothing is left.
@@ -186,7 +204,7 @@ def make_pairs(
     )  # fmt: skip
     parts = _Parts(
         source, _images(source, guidance), views, seed, rule, guidance, p_guided, guided_views, box_scope, mask_mode,
-        copies, materialized,
+        copies, materialized, _pair_table(name, semantic),
     )  # fmt: skip
     pairs = PAIR_SOURCES[name](parts)
     pairs.config = _config(name, preset, parts, pairs)
@@ -205,6 +223,12 @@ def _recipes(
         changes |= {"rotation_p": rotation[0], "degrees": rotation[1]}
     first, second = presets.preset(chosen) if isinstance(chosen, str) else chosen
     return replace(first, **changes).without(*without), replace(second, **changes).without(*without)
+
+
+def _pair_table(name: str, pairs: PairTable | str | Path | None) -> PairTable | None:
+    if pairs is not None and name != "semantic":
+        raise InvalidOption(f"a set of pairs is for pairs 'semantic' and these are {name!r}; leave one of them out")
+    return pairs if pairs is None or isinstance(pairs, PairTable) else PairTable.open(pairs)
 
 
 def _images(source: ImageSource, guidance: GuidanceTable | None) -> NDArray[np.int64]:
@@ -230,7 +254,9 @@ def _config(name: str, chosen: str | tuple[Recipe, Recipe], p: _Parts, pairs: Pa
         "crop": rule,
         "copies": pairs.copies,
     }
-    if isinstance(pairs, GuidedPairs):
+    if p.semantic is not None:
+        config["form"] = p.semantic.form
+    if isinstance(pairs, GuidedPairs) or (isinstance(pairs, SemanticPairs) and p.guidance is not None):
         config |= {
             "p_guided": p.p_guided,
             "guided_views": "one" if name == "cross" else p.guided_views,

@@ -352,7 +352,7 @@ def _rotate(out, scratch, angle):
         for x in range(size):
             dx = _F(x) - half
             from_x, from_y = cosine * dx - sine * dy + half, sine * dx + cosine * dy + half
-            left, top = int(math.floor(from_x)), int(math.floor(from_y))
+            left, top = math.floor(from_x), math.floor(from_y)
             right_share, low_share = from_x - _F(left), from_y - _F(top)
             for c in range(3):
                 total = _ZERO

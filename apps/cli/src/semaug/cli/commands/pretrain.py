@@ -27,17 +27,22 @@ from semaug.cli.console import (
     settings,
 )
 
-PAIRS = ("standard", "duplicated", "guided", "cross", "inflated", "center", "random_box", "shuffled_box", "self")
+PAIRS = (
+    "standard", "duplicated", "guided", "cross", "inflated", "center", "random_box", "shuffled_box", "self", "semantic",
+)  # fmt: skip
 PRESETS = (
     "symmetric", "symmetric_weak", "asymmetric_cifar", "asymmetric_imagenet", "vicreg_cifar", "byol",
     "adainf_symmetric", "adainf_asymmetric", "crop_flip", "identity",
 )  # fmt: skip
+TRANSFORMS = (
+    "full", "no_gray", "no_jitter", "no_blur", "no_flip", "no_rotation", "crop_only", "identity",
+)  # fmt: skip
 EXPORT_FORMATS = ("torchvision", "timm", "onnx")
 INIT_FORMATS = ("auto", "semaug", "torchvision", "timm", "lightly", "solo", "moco", "dino")
 PAIR_OPTIONS = (
-    "preset", "crop", "scale", "box_scale", "margin", "tau", "tau_mask", "centre_beta", "p_guided", "guided_views",
-    "box_select", "box_scope", "mask_mode", "copies", "materialized", "local_views", "local_size", "local_scale",
-    "guided_locals",
+    "preset", "transforms", "rotation", "semantic", "crop", "scale", "box_scale", "margin", "tau", "tau_mask",
+    "centre_beta", "p_guided", "guided_views", "box_select", "box_scope", "mask_mode", "copies", "materialized",
+    "local_views", "local_size", "local_scale", "guided_locals",
 )  # fmt: skip
 
 
@@ -89,6 +94,11 @@ SHARED = (
         help="Share of the heat that a cell of their boxes exceeds (0.1).",
     ),
     click.option("--preset", type=click.Choice(PRESETS), help="Augmentation (the recipe's)."),
+    click.option("--transforms", type=click.Choice(TRANSFORMS), help="Which of its transforms are kept (full)."),
+    click.option("--rotation", type=(float, float), help="Probability and degrees of a rotation (none)."),
+    click.option(
+        "--semantic", type=click.Path(exists=True), help="The set of pairs for `semantic`, by `semaug pairs build`."
+    ),
     click.option(
         "--crop", type=click.Choice(["inside", "cover", "box_as_view"]), help="How a guided crop relates to the box."
     ),

@@ -5,6 +5,7 @@ from semaug.pairs_dataset.sources.duplicated import DuplicatedPairs
 from semaug.pairs_dataset.sources.guided import GuidedPairs
 from semaug.pairs_dataset.sources.inflated import InflatedPairs
 from semaug.pairs_dataset.sources.self_guided import SelfGuidedPairs
+from semaug.pairs_dataset.sources.semantic import SemanticPairs
 from semaug.pairs_dataset.sources.standard import StandardPairs
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "PairSource",
     "Plan",
     "SelfGuidedPairs",
+    "SemanticPairs",
     "StandardPairs",
     "ViewSettings",
     "collate_pairs",

@@ -123,6 +123,7 @@ class PairSource(Dataset[Pair]):
         self.source, self.images, self.views, self.seed, self.rule = source, images, views, seed, rule
         self.config: dict[str, Any] = {}
         self.guidance_digest = ""  # also of pairs that guidance only filters
+        self.names: Sequence[str] | None = None  # what the draws are of, in place of the images' keys
         self._recipes, self._rules = _vectors(views, rule)
         self._shares = np.zeros(len(self._rules))
         self._norm = normalisation(views.mean, views.std)
@@ -163,14 +164,14 @@ class PairSource(Dataset[Pair]):
     def plan(self, item: int, height: int, width: int) -> Plan:
         """Where the views of ``item`` would be cut in this epoch, from an image of ``height`` x ``width`` pixels."""
         position, copy = self._item(self._checked(item))
-        return self._plan(position, copy, self.source.key(int(self.images[position])), height, width)
+        return self._plan(position, copy, self._name(position), height, width)
 
     def raw(self, item: int) -> Raw:
         """What the views of ``item`` are made from in this epoch: the number of its image, the pixels uint8 (H, W, 3),
         the crops int64 (V, 4), the photometric keys uint64 (V,) and the recipes float64 (V, RECIPE_FIELDS)."""
         position, copy = self._item(self._checked(item))
-        index = int(self.images[position])
-        key, image = self.source.key(index), self._read(index)
+        index, key = int(self.images[position]), self._name(position)
+        image = self._read(index)
         plan = self._plan(position, copy, key, image.shape[0], image.shape[1])
         return index, image, plan.crops, self._keys("photometric", key, copy), self._recipes
 
@@ -183,6 +184,10 @@ class PairSource(Dataset[Pair]):
         """Position in ``images``, and the copy's number."""
         return item % len(self.images), item // len(self.images)
 
+    def _name(self, position: int) -> str:
+        """What the draws of an item are of."""
+        return self.source.key(int(self.images[position])) if self.names is None else self.names[position]
+
     def _read(self, index: int) -> NDArray[np.uint8]:
         try:
             return np.ascontiguousarray(self.source.read(index))
@@ -194,8 +199,8 @@ class PairSource(Dataset[Pair]):
 
     def _write(self, item: int, out: Sequence[NDArray[np.float32]]) -> int:
         position, copy = self._item(item)
-        index = int(self.images[position])
-        key, image = self.source.key(index), self._read(index)
+        index, key = int(self.images[position]), self._name(position)
+        image = self._read(index)
         plan = self._plan(position, copy, key, image.shape[0], image.shape[1])
         keys, first = self._keys("photometric", key, copy), 0
         for group in out:
@@ -203,6 +208,17 @@ class PairSource(Dataset[Pair]):
             self._render(position, image, plan, keys, views, group)
             first += len(group)
         return index
+
+    def write_views(self, item: int, which: Sequence[int], out: Sequence[NDArray[np.float32]]) -> None:
+        """Write some views of ``item`` where they belong in ``out``, an array (n, 3, s, s) a size of views."""
+        position, copy = self._item(item)
+        key, image = self._name(position), self._read(int(self.images[position]))
+        plan = self._plan(position, copy, key, image.shape[0], image.shape[1])
+        keys = self._keys("photometric", key, copy)
+        places = [(group, slot) for group in out for slot in range(len(group))]
+        for view in which:
+            group, slot = places[view]
+            self._render(position, image, plan, keys, slice(view, view + 1), group[slot : slot + 1])
 
     def _keys(self, purpose: str, key: str, copy: int) -> NDArray[np.uint64]:
         epoch = int(self._epoch_now[0])

@@ -16,7 +16,8 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
 
     A folder (with or without class folders); a packed store, an index, or any artifact or materialised folder that
     holds images; a ``.csv`` or ``.parquet`` list; ``torchvision:NAME?root=...&split=...``;
-    ``hf:PATH_OR_NAME?split=...&image=...&label=...``; ``scenes:train?items=...&seed=...``.
+    ``hf:PATH_OR_NAME?split=...&image=...&label=...``; ``scenes:train?items=...&seed=...``; a well-known set by name,
+    ``cifar100:train?root=...`` (``sources.named``).
     Raises ``SourceError`` or ``ArtifactError`` where that cannot be opened, ``MissingDependency`` where a package is
     needed that is not installed.
     """
@@ -24,7 +25,9 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     scheme = text.split(":", 1)[0]
     if ":" in text and scheme in _SCHEMES and not Path(text).exists():
         return _SCHEMES[scheme](text)
-    return _open_path(Path(text).expanduser())
+    path = Path(text).expanduser()
+    named = None if path.exists() else _open_named(text)
+    return _open_path(path) if named is None else named
 
 
 def _open_path(path: Path) -> ImageSource:
@@ -50,6 +53,13 @@ def _open_folder(path: Path) -> ImageSource:
     if path.suffix == ".zarr":
         raise ArtifactError(f"{path} is not a semaug artifact (no zarr.json); check the path")
     return folder.open_folder(path)
+
+
+def _open_named(spec: str) -> ImageSource | None:
+    """The named data set of a spec, None where its name is not one."""
+    from semaug.artifacts.sources.named import NAMED_SETS, open_named
+
+    return open_named(spec) if spec.partition("?")[0].partition(":")[0] in NAMED_SETS else None
 
 
 def _open_array(spec: str) -> ImageSource:

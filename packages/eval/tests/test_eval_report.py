@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semaug.artifacts.errors import OutputError
+from semaug.artifacts.errors import ArtifactError, OutputError
 from semaug.eval.errors import EvaluationError, ReportError
 from semaug.eval.features import Features
 from semaug.eval.figures.bars import DifferenceRow, difference_bars, routing_histogram
@@ -34,7 +35,9 @@ from semaug.eval.report import (
     Sheet,
     SheetRow,
     Table,
+    load_section,
     render_html,
+    store_section,
     write_report,
 )
 from semaug.eval.report.cells import show_cell, show_table
@@ -154,6 +157,22 @@ def test_results_hold_the_tables_unrounded_and_no_nan(tmp_path: Path) -> None:
 
 def test_the_same_report_gives_the_same_bytes() -> None:
     assert render_html(full_report()) == render_html(full_report())
+
+
+def test_a_section_on_disk_comes_back_as_it_was(tmp_path: Path) -> None:
+    report = full_report()
+    for number, section in enumerate(report.sections):
+        files = store_section(section, tmp_path / str(number))
+        assert all(path.stat().st_size for path in files)
+    kept = tuple(load_section(tmp_path / str(number)) for number in range(len(report.sections)))
+    assert kept[0] == report.sections[0]
+    assert render_html(report) == render_html(replace(report, sections=kept))
+    assert [path.suffix for path in files] == [".svg"] * 6
+    store_section(Section("none", ()), tmp_path / "2")  # what was there goes
+    assert [path.name for path in (tmp_path / "2").iterdir()] == ["section.json"]
+    (tmp_path / "2" / "section.json").write_text('{"title": "x", "blocks": [{"kind": "Nothing"}]}')
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        load_section(tmp_path / "2")
 
 
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

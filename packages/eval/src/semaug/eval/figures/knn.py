@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from semaug.eval.figures.style import INK, ImageFormat, colour, new_figure, render, styled
-from semaug.eval.probes.knn import HEADLINE_TEMPERATURE, KnnGrid
+from semaug.eval.probes.knn import HEADLINE_K, HEADLINE_TEMPERATURE, KnnGrid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,4 +62,31 @@ def knn_curves(
         axes.minorticks_off()
         axes.set(xlabel=f"neighbours k (T = {temperature:g})", ylabel="top-1 accuracy, %")
         axes.legend(loc="best")
+        return render(figure, image_format)
+
+
+def knn_temperature_curves(
+    grids: Sequence[tuple[str, KnnGrid]], k: int = HEADLINE_K, image_format: ImageFormat = "svg"
+) -> bytes:
+    """Top-1 accuracy over the temperature at one k, one line for each (name, grid).
+
+    Towards T = 0 kNN becomes the nearest neighbour's class, drawn as a dotted line (k = 1 does not depend on T).
+    """
+    with styled():
+        figure, (axes,) = new_figure(6.2, 3.4)
+        for index, (name, grid) in enumerate(grids):
+            if k not in grid.ks:
+                continue
+            row = 100 * grid.accuracy[grid.ks.index(k)]
+            axes.plot(grid.temperatures, row, marker="o", ms=4, color=colour(index), label=f"{name}, k = {k}")
+            if 1 in grid.ks:
+                nearest = 100 * grid.accuracy[grid.ks.index(1), 0]
+                axes.axhline(nearest, color=colour(index), linestyle=":", lw=1.4, label=f"{name}, k = 1")
+        axes.set_xscale("log")
+        ticks = sorted({t for _, grid in grids for t in grid.temperatures})
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel="temperature T", ylabel="top-1 accuracy, %")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper left", bbox_to_anchor=(0, 1.2), ncols=2, borderaxespad=0)
         return render(figure, image_format)

@@ -18,6 +18,7 @@ from semaug.eval.report.model import (
     Table,
 )
 from semaug.eval.report.results import report_results
+from semaug.eval.report.stored import load_section, store_section
 
 __all__ = [
     "Block",
@@ -34,7 +35,9 @@ __all__ = [
     "Sheet",
     "SheetRow",
     "Table",
+    "load_section",
     "render_html",
     "report_results",
+    "store_section",
     "write_report",
 ]

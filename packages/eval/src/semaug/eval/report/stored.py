@@ -1,0 +1,145 @@
+"""A section of a report on disk, so that a protocol's part of a report outlives the process that made it.
+
+The folder holds ``section.json`` and the images as files of their own: figures as ``.svg`` or ``.png``, the photographs
+of a contact sheet as ``.png``. Reading it back gives an equal section.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from semaug.artifacts.errors import ArtifactError
+from semaug.artifacts.files import write_atomic, writing
+from semaug.eval.report.model import (
+    Block,
+    Cell,
+    Code,
+    Column,
+    Figure,
+    Missing,
+    Paragraph,
+    Section,
+    Sheet,
+    SheetRow,
+    Table,
+)
+from semaug.eval.report.results import plain
+from semaug.eval.statistics import PairedDifference, Summary
+
+SECTION = "section.json"
+_CELLS: dict[str, Any] = {"Missing": Missing, "Summary": Summary, "PairedDifference": PairedDifference}
+
+
+def store_section(section: Section, folder: Path) -> list[Path]:
+    """Write a section into ``folder``, which is emptied first; returns the images' files, in order.
+
+    ``section.json`` is written last, so that a folder with it is whole. Raises ``OutputError``.
+    """
+    with writing(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    files: list[Path] = []
+    blocks = [_stored(block, number, folder, files) for number, block in enumerate(section.blocks, start=1)]
+    text = json.dumps({"title": section.title, "blocks": blocks}, indent=1, ensure_ascii=False)
+    write_atomic(folder / SECTION, text.encode())
+    return files
+
+
+def load_section(folder: Path) -> Section:
+    """The section that ``store_section`` wrote; raises ``ArtifactError`` where it cannot be read."""
+    try:
+        kept = json.loads((folder / SECTION).read_text())
+        return Section(kept["title"], tuple(_loaded(block, folder) for block in kept["blocks"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder / SECTION} cannot be read ({error}); remove the folder and run again") from error
+
+
+def _stored(block: Block, number: int, folder: Path, files: list[Path]) -> dict[str, Any]:
+    kind = type(block).__name__
+    if isinstance(block, Figure):
+        suffix = "png" if block.image.startswith(b"\x89PNG") else "svg"
+        name = f"{number:02d}-{_slug(block.alt)}.{suffix}"
+        files.append(_write(folder / name, block.image))
+        return {"kind": kind, "file": name, "caption": block.caption, "alt": block.alt, "data": plain(block.data),
+                "wide": block.wide}  # fmt: skip
+    if isinstance(block, Sheet):
+        rows = [_stored_row(row, f"{number:02d}-row{place:02d}", folder, files) for place, row in enumerate(block.rows)]
+        return {"kind": kind, "caption": block.caption, "columns": list(block.columns), "rows": rows}
+    if isinstance(block, Table):
+        cells = [[_stored_cell(cell) for cell in row] for row in block.rows]
+        columns = [asdict(column) for column in block.columns]
+        return {"kind": kind, "caption": block.caption, "columns": columns, "rows": cells, "note": block.note}
+    return {"kind": kind, **asdict(block)}
+
+
+def _stored_row(row: SheetRow, prefix: str, folder: Path, files: list[Path]) -> dict[str, Any]:
+    names: list[str | None] = []
+    for place, image in enumerate(row.images):
+        if image is None:
+            names.append(None)
+            continue
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "PNG")
+        names.append(f"{prefix}-{place}.png")
+        files.append(_write(folder / f"{prefix}-{place}.png", buffer.getvalue()))
+    return {"label": row.label, "images": names}
+
+
+def _stored_cell(cell: Cell) -> Any:
+    if isinstance(cell, Missing | Summary | PairedDifference):
+        return {"kind": type(cell).__name__, **asdict(cell)}
+    return plain(cell)
+
+
+def _loaded(block: dict[str, Any], folder: Path) -> Block:
+    values = {name: value for name, value in block.items() if name != "kind"}
+    match block["kind"]:
+        case "Figure":
+            image = (folder / values.pop("file")).read_bytes()
+            return Figure(image, **values)
+        case "Sheet":
+            rows = tuple(_loaded_row(row, folder) for row in values["rows"])
+            return Sheet(values["caption"], tuple(values["columns"]), rows)
+        case "Table":
+            table_rows = tuple(tuple(_loaded_cell(cell) for cell in row) for row in values["rows"])
+            columns = tuple(Column(**column) for column in values["columns"])
+            return Table(values["caption"], columns, table_rows, values["note"])
+        case "Paragraph":
+            return Paragraph(**values)
+        case "Code":
+            return Code(**values)
+    raise ValueError(f"no block is called {block['kind']!r}")
+
+
+def _loaded_row(row: dict[str, Any], folder: Path) -> SheetRow:
+    images: list[Image.Image | None] = []
+    for name in row["images"]:
+        if name is None:
+            images.append(None)
+            continue
+        with Image.open(folder / name) as opened:
+            images.append(opened.convert("RGB"))
+    return SheetRow(row["label"], tuple(images))
+
+
+def _loaded_cell(cell: Any) -> Cell:
+    if isinstance(cell, dict):
+        return _CELLS[cell["kind"]](**{name: value for name, value in cell.items() if name != "kind"})  # type: ignore[no-any-return]
+    return cell  # type: ignore[no-any-return]
+
+
+def _write(path: Path, data: bytes) -> Path:
+    write_atomic(path, data)
+    return path
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "figure"

@@ -48,7 +48,7 @@ def test_files_keep_every_field(rows, layout, tmp_path):
     assert read_pairs(path) == rows
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS)
 def test_an_artifact_keeps_every_field(rows, tmp_path):
     table = PairTable.of(rows, "proposals", "f00d")

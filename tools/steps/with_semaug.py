@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from work import BANK, DECODER, OUTPUTS, PROTOTYPES, QUEUE, Images, Subject, Views, Work
 
+from semaug.artifacts.memory import keep_freed_memory
 from semaug.ssl_methods import METHODS, Method, OptimizerSettings, ProjectorSpec, build_encoder
 
 STEPS = 1000
@@ -33,7 +34,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def build(work: Work) -> Subject:
-    """Any method of ``METHODS``."""
+    """Any method of ``METHODS``; memory is kept between steps on a CPU, as ``pretrain`` does."""
+    if work.device == "cpu":
+        keep_freed_memory()
     kind = METHODS[work.method]
     backbone = "vit-s4" if work.method == "mae" else work.backbone
     projector = PROJECTORS.get(work.method, kind.default_projector)

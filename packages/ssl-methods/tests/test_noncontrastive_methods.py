@@ -221,6 +221,43 @@ def test_fifty_steps_learn_the_scenes(name):
     assert scores.learned, scores
 
 
+def test_fifty_steps_of_dlme_lay_out_real_digits():
+    """DLME keeps neighbours neighbours, so it is asked for a map: two dimensions, judged by five neighbours there."""
+    rows, labels = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+    rows, labels = torch.from_numpy(rows / 8 - 1).float(), torch.from_numpy(labels)
+    train, test = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).split(1400)
+    head = ProjectorSpec(hidden=500, out=2, batch_norm=True, activation="leaky_relu")
+    encoder = build_encoder("mlp", input_features=64, options={"widths": (500, 300, 80)}, projector=head)
+    axes = torch.linalg.svd(rows[train] - rows[train].mean(0), full_matrices=False).Vh[:2].T
+
+    def accuracy(points):
+        nearest = labels[train][torch.cdist(points[test], points[train]).topk(5, largest=False).indices]
+        return float((nearest.mode(dim=1).values == labels[test]).double().mean())
+
+    def learned():
+        with torch.no_grad():
+            return accuracy(encoder.eval().project(encoder(rows)))
+
+    others = {"untrained": learned(), "collapsed": accuracy(torch.zeros(len(rows), 2)), "pca": accuracy(rows @ axes)}
+    train_on_neighbours(DLME(encoder, detach_p=True), rows[train])
+    found = learned()
+    assert found > 0.8 > max(others.values()), (found, others)
+
+
+def train_on_neighbours(method, rows, steps=50):
+    """Pairs of a row and its mixture with one of its five neighbours, as DiffAug augments tables by hand."""
+    near = torch.cdist(rows, rows).topk(6, largest=False).indices[:, 1:]
+    optimizer = torch.optim.AdamW(method.train().parameters(), lr=1e-3)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        batch = torch.randperm(len(rows), generator=draws)[:250]
+        other = near[batch, torch.randint(5, (250,), generator=draws)]
+        share = torch.rand(250, 1, generator=draws)
+        method([rows[batch], share * rows[batch] + (1 - share) * rows[other]])["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_of_tables_will_do(name):
     head = ProjectorSpec(hidden=8, out=8, batch_norm=True)

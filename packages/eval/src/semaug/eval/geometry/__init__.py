@@ -1,0 +1,1 @@
+"""The shape of an embedding: intrinsic dimension, uniformity and alignment, Betti curves, invariance, information."""

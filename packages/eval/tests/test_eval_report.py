@@ -23,9 +23,11 @@ from semaug.eval.figures.embedding import embedding_map, tsne_map
 from semaug.eval.figures.knn import knn_curves, knn_heatmap
 from semaug.eval.probes.knn import KnnGrid
 from semaug.eval.report import (
+    Card,
     Code,
     Column,
     Figure,
+    Gallery,
     Highlight,
     Missing,
     Paragraph,
@@ -82,7 +84,8 @@ def full_report() -> Report:
         Figure(image, NASTY, NASTY, {"value": np.float32(1.5), "nan": float("nan")}) for image in all_figures().values()
     )
     blocks = (Paragraph(f"{NASTY}\n\n`code` **strong**"), Paragraph("careful", "warning"), Code(NASTY, NASTY), table)
-    sections = (Section(NASTY, blocks), Section("Sheet", (sheet,)), Section("Figures", figures))
+    gallery = Gallery(NASTY, (NASTY, "heat"), (Card(NASTY, (photograph, photograph.resize((40, 40)))),))
+    sections = (Section(NASTY, blocks), Section("Sheet", (sheet, gallery)), Section("Figures", figures))
     provenance = Provenance((NASTY,), {"machine": NASTY}, {"torch": "2"}, {"train": "ab" * 16}, {"lr": 0.1, "x": NASTY})
     return Report(NASTY, NASTY, sections, provenance, NASTY, (Highlight(NASTY, "1%", NASTY),))
 
@@ -123,7 +126,7 @@ def test_the_page_is_well_formed_escaped_and_fetches_nothing() -> None:
 def test_every_image_has_its_text_and_every_anchor_its_target() -> None:
     page = Page(render_html(full_report()))
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 8
+    assert len(pictures) == 10
     assert all(attributes["alt"] and attributes["width"] and attributes["height"] for attributes in pictures)
     targets = {attributes.get("id") for _, attributes in page.tags}
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
@@ -209,6 +212,8 @@ def test_a_report_that_contradicts_itself_is_refused() -> None:
         Table("t", (Column("a"), Column("b")), (("x",),))
     with pytest.raises(ReportError, match="2 images under 1 columns"):
         Sheet("s", ("a",), (SheetRow("r", (None, None)),))
+    with pytest.raises(ReportError, match="0 images under 1 headings"):
+        Gallery("g", ("a",), (Card("c", ()),))
     with pytest.raises(ReportError, match="no alternative text"):
         Figure(b"", "caption", " ")
     with pytest.raises(ReportError, match="neither PNG nor SVG"):

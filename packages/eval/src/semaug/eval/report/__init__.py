@@ -3,10 +3,12 @@
 from semaug.eval.report.html import render_html, write_report
 from semaug.eval.report.model import (
     Block,
+    Card,
     Cell,
     Code,
     Column,
     Figure,
+    Gallery,
     Highlight,
     Missing,
     Paragraph,
@@ -22,10 +24,12 @@ from semaug.eval.report.stored import load_section, store_section
 
 __all__ = [
     "Block",
+    "Card",
     "Cell",
     "Code",
     "Column",
     "Figure",
+    "Gallery",
     "Highlight",
     "Missing",
     "Paragraph",

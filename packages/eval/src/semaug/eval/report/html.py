@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from semaug.artifacts.files import write_atomic, writing
 from semaug.eval.report.cells import alignments, show_table
 from semaug.eval.report.images import embed_figure, embed_photograph
-from semaug.eval.report.model import Block, Figure, Report, Sheet, Table
+from semaug.eval.report.model import Block, Figure, Gallery, Report, Sheet, Table
 from semaug.eval.report.results import plain, results_json
 
 RESULTS_NAME = "results.json"
@@ -103,6 +103,9 @@ def _shown(block: Block) -> dict[str, Any]:
         return {"kind": kind, "block": block, "counted": "Figure", "image": embed_figure(block.image)}
     if isinstance(block, Sheet):
         return {"kind": kind, "block": block, "counted": "Figure", **_shown_sheet(block)}
+    if isinstance(block, Gallery):
+        cards = [(card.text, [embed_photograph(image) for image in card.images]) for card in block.cards]
+        return {"kind": kind, "block": block, "counted": "Figure", "cards": cards}
     return {"kind": kind, "block": block}
 
 

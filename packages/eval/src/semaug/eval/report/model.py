@@ -108,6 +108,31 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True)
+class Card:
+    """One picture of a gallery: its images side by side, and what is to be said of them."""
+
+    text: str
+    images: tuple[Image.Image, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Cards in as many columns as the page has room for. ``headings`` name the images of every card, left to right."""
+
+    caption: str
+    headings: tuple[str, ...]
+    cards: tuple[Card, ...]
+
+    def __post_init__(self) -> None:
+        for card in self.cards:
+            if len(card.images) != len(self.headings):
+                raise ReportError(
+                    f"gallery {self.caption!r}, card {card.text!r}: {len(card.images)} images under "
+                    f"{len(self.headings)} headings; give as many"
+                )
+
+
+@dataclass(frozen=True, slots=True)
 class Paragraph:
     """Running text; a ``note`` or a ``warning`` is set apart."""
 
@@ -123,7 +148,7 @@ class Code:
     caption: str = ""
 
 
-Block: TypeAlias = Paragraph | Table | Figure | Sheet | Code
+Block: TypeAlias = Paragraph | Table | Figure | Sheet | Gallery | Code
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from semaug.eval.report.model import Block, Code, Figure, Missing, Paragraph, Report, Sheet, Table
+from semaug.eval.report.model import Block, Code, Figure, Gallery, Missing, Paragraph, Report, Sheet, Table
 
 FORMAT_VERSION = 1
 
@@ -49,6 +49,9 @@ def _block(block: Block) -> dict[str, Any]:
     if isinstance(block, Sheet):
         rows_shown = [row.label for row in block.rows]
         return {"kind": "sheet", "caption": block.caption, "columns": list(block.columns), "rows": rows_shown}
+    if isinstance(block, Gallery):
+        cards = [card.text for card in block.cards]
+        return {"kind": "gallery", "caption": block.caption, "headings": list(block.headings), "cards": cards}
     if isinstance(block, Paragraph):
         return {"kind": "paragraph", "text": block.text, "tone": block.tone}
     assert isinstance(block, Code)

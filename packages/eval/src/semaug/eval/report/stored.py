@@ -1,7 +1,7 @@
 """A section of a report on disk, so that a protocol's part of a report outlives the process that made it.
 
 The folder holds ``section.json`` and the images as files of their own: figures as ``.svg`` or ``.png``, the photographs
-of a contact sheet as ``.png``. Reading it back gives an equal section.
+of contact sheets and galleries as ``.png``. Reading it back gives an equal section.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from semaug.artifacts.errors import ArtifactError
 from semaug.artifacts.files import write_atomic, writing
 from semaug.eval.report.model import (
     Block,
+    Card,
     Cell,
     Code,
     Column,
     Figure,
+    Gallery,
     Missing,
     Paragraph,
     Section,
@@ -71,8 +74,17 @@ def _stored(block: Block, number: int, folder: Path, files: list[Path]) -> dict[
         return {"kind": kind, "file": name, "caption": block.caption, "alt": block.alt, "data": plain(block.data),
                 "wide": block.wide}  # fmt: skip
     if isinstance(block, Sheet):
-        rows = [_stored_row(row, f"{number:02d}-row{place:02d}", folder, files) for place, row in enumerate(block.rows)]
+        rows = [
+            {"label": row.label, "images": _stored_images(row.images, f"{number:02d}-row{place:02d}", folder, files)}
+            for place, row in enumerate(block.rows)
+        ]
         return {"kind": kind, "caption": block.caption, "columns": list(block.columns), "rows": rows}
+    if isinstance(block, Gallery):
+        cards = [
+            {"text": card.text, "images": _stored_images(card.images, f"{number:02d}-card{place:02d}", folder, files)}
+            for place, card in enumerate(block.cards)
+        ]
+        return {"kind": kind, "caption": block.caption, "headings": list(block.headings), "cards": cards}
     if isinstance(block, Table):
         cells = [[_stored_cell(cell) for cell in row] for row in block.rows]
         columns = [asdict(column) for column in block.columns]
@@ -80,9 +92,11 @@ def _stored(block: Block, number: int, folder: Path, files: list[Path]) -> dict[
     return {"kind": kind, **asdict(block)}
 
 
-def _stored_row(row: SheetRow, prefix: str, folder: Path, files: list[Path]) -> dict[str, Any]:
+def _stored_images(
+    images: Sequence[Image.Image | None], prefix: str, folder: Path, files: list[Path]
+) -> list[str | None]:
     names: list[str | None] = []
-    for place, image in enumerate(row.images):
+    for place, image in enumerate(images):
         if image is None:
             names.append(None)
             continue
@@ -90,7 +104,7 @@ def _stored_row(row: SheetRow, prefix: str, folder: Path, files: list[Path]) -> 
         image.convert("RGB").save(buffer, "PNG")
         names.append(f"{prefix}-{place}.png")
         files.append(_write(folder / f"{prefix}-{place}.png", buffer.getvalue()))
-    return {"label": row.label, "images": names}
+    return names
 
 
 def _stored_cell(cell: Cell) -> Any:
@@ -106,8 +120,14 @@ def _loaded(block: dict[str, Any], folder: Path) -> Block:
             image = (folder / values.pop("file")).read_bytes()
             return Figure(image, **values)
         case "Sheet":
-            rows = tuple(_loaded_row(row, folder) for row in values["rows"])
+            rows = tuple(SheetRow(row["label"], tuple(_loaded_images(row["images"], folder))) for row in values["rows"])
             return Sheet(values["caption"], tuple(values["columns"]), rows)
+        case "Gallery":
+            cards = tuple(
+                Card(card["text"], tuple(image for image in _loaded_images(card["images"], folder) if image))
+                for card in values["cards"]
+            )
+            return Gallery(values["caption"], tuple(values["headings"]), cards)
         case "Table":
             table_rows = tuple(tuple(_loaded_cell(cell) for cell in row) for row in values["rows"])
             columns = tuple(Column(**column) for column in values["columns"])
@@ -119,15 +139,15 @@ def _loaded(block: dict[str, Any], folder: Path) -> Block:
     raise ValueError(f"no block is called {block['kind']!r}")
 
 
-def _loaded_row(row: dict[str, Any], folder: Path) -> SheetRow:
+def _loaded_images(names: Sequence[str | None], folder: Path) -> list[Image.Image | None]:
     images: list[Image.Image | None] = []
-    for name in row["images"]:
+    for name in names:
         if name is None:
             images.append(None)
             continue
         with Image.open(folder / name) as opened:
             images.append(opened.convert("RGB"))
-    return SheetRow(row["label"], tuple(images))
+    return images
 
 
 def _loaded_cell(cell: Any) -> Cell:

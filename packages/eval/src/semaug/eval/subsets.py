@@ -1,0 +1,52 @@
+"""Parts of a labelled set: stratified shares, and test images that also lie in the training set."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semaug.artifacts.draws import generator
+from semaug.eval.errors import EvaluationError
+from semaug.eval.splits import LabelledPair
+
+
+def stratified_subset(
+    labels: NDArray[np.int64], share: float, seed: int = 0, *, draw: int = 0, purpose: str = "stratified-subset"
+) -> NDArray[np.intp]:
+    """Rows of a seeded share of each class, sorted: ``round(share * count)`` of a class, and at least one.
+
+    ``draw`` numbers independent subsets of one seed; a smaller share of the same draw lies within a larger one.
+    ``labels`` is int64 (n,) without -1. Raises ``EvaluationError`` for a share outside (0, 1].
+
+    >>> stratified_subset(np.asarray([0] * 10 + [1] * 3), 0.2).shape
+    (3,)
+    """
+    if not 0 < share <= 1:
+        raise EvaluationError(f"a share of {share}; give one above 0 and at most 1, such as 0.01")
+    rng = generator(seed, purpose, epoch=draw)
+    chosen = []
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(rows[: subset_count(len(rows), share)])
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.intp)
+
+
+def subset_count(images: int, share: float) -> int:
+    """How many of a class's images a share takes: the nearest whole number (halves up), and at least one.
+
+    >>> subset_count(500, 0.01), subset_count(250, 0.01), subset_count(20, 0.01)
+    (5, 3, 1)
+    """
+    return max(1, int(share * images + 0.5 + 1e-9))
+
+
+def overlap_warning(pair: LabelledPair) -> tuple[str, ...]:
+    """A warning where test images lie in the training set: same key and equal features."""
+    places = {key: row for row, key in enumerate(pair.train.keys)}
+    shared = sum(
+        key in places and np.array_equal(pair.train.features[places[key]], pair.test.features[row])
+        for row, key in enumerate(pair.test.keys)
+    )
+    if not shared:
+        return ()
+    return (f"{shared} of {len(pair.test)} test images lie in the training set: their share of the score is memory",)

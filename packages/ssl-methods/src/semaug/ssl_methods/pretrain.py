@@ -7,7 +7,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -94,22 +94,14 @@ def pretrain(
         keep_freed_memory()
     _check(out, steps, checkpoint_every, log_every, overwrite, hardware)
     order = BatchOrder(len(pairs), batch_size, seed, hardware.rank, hardware.world, accumulate)
+    method.check_batch(batch_size // accumulate, len(pairs), hardware.world)
+    periods = _periods(refresh, method, pairs, order, steps, Path(out))
     identity = _identity(method, optimizer, config or {}, seed)
-    identity["training"] = {
-        "steps": steps, "batch_size": batch_size, "warmup": warmup, "precision": hardware.precision,
-        **({"accumulate": accumulate} if accumulate > 1 else {}),
-    }  # fmt: skip
+    identity |= _course(steps, batch_size, warmup, accumulate, hardware, refresh)
     if origin := method.encoder.origin:
         identity["init"], inputs = origin.settings(), {**(inputs or {}), "init": origin.digest}
-    method.check_batch(batch_size // accumulate, len(pairs), hardware.world)
-    periods = None
-    if refresh is not None:
-        refresh.check(method.result)
-        periods = Periods(refresh, pairs, order, steps, Path(out) / GUIDANCE)
-        identity["refresh"] = {**asdict(refresh.times), **refresh.settings()}
-    clock = StepClock(
-        WarmupCosine(steps, warmup), seed, rank=order.rank, final_weight_decay=optimizer.final_weight_decay
-    )
+    schedule = WarmupCosine(steps, warmup)
+    clock = StepClock(schedule, seed, rank=order.rank, final_weight_decay=optimizer.final_weight_decay)
     primary = order.rank == 0
     with RunFolder.open(out, identity, inputs or {}, overwrite=overwrite, primary=primary) as folder:
         if card := folder.finished():
@@ -119,17 +111,12 @@ def pretrain(
             saver = LastCheckpoint(folder.checkpoint, checkpoint_every, periods.starts if periods else ())
             writer = CurveWriter(folder.path / METRICS, start, tensorboard=tensorboard) if primary else None
             curves = Curves(writer, order, log_every, lambda step: saver.is_due(step, steps), on_progress)
-            loader = _loader(method, pairs, periods, order, start, steps, hardware)
-            training = Training(method, optimizer, steps, hardware.channels_last, batch_transform)
             records = [GuidanceRecord(periods)] if periods else []
             watchers = [clock, *callbacks, *records, curves, saver, StopOnSignal(saver.save, log_every)]
             trainer = _trainer(watchers, folder.path, steps, hardware, accumulate)
-            try:
+            training = Training(method, optimizer, steps, hardware.channels_last, batch_transform)
+            with closing(curves), _loader(method, pairs, periods, order, start, steps, hardware) as loader:
                 _fit(trainer, training, loader, folder.checkpoint if start else None)
-            finally:
-                curves.close()
-                if isinstance(loader, PeriodLoader):
-                    loader.close()
         if primary:
             save_encoder(
                 folder.path, method.result, predictor=method.predictor, method=method.name, seed=seed, steps=steps,
@@ -150,6 +137,26 @@ def _identity(method: Method, optimizer: OptimizerSettings, config: Mapping[str,
     }
 
 
+def _course(
+    steps: int, batch_size: int, warmup: int, accumulate: int, hardware: Hardware, refresh: PairRefresh | None
+) -> dict[str, Any]:
+    """The course of the training, which decides the weights too; parts of batches and refreshes only where used."""
+    course = {"steps": steps, "batch_size": batch_size, "warmup": warmup, "precision": hardware.precision}
+    course |= {"accumulate": accumulate} if accumulate > 1 else {}
+    return {"training": course} | (
+        {"refresh": {**asdict(refresh.times), **refresh.settings()}} if refresh is not None else {}
+    )
+
+
+def _periods(
+    refresh: PairRefresh | None, method: Method, pairs: Any, order: BatchOrder, steps: int, out: Path
+) -> Periods | None:
+    if refresh is None:
+        return None
+    refresh.check(method.result)
+    return Periods(refresh, pairs, order, steps, out / GUIDANCE)
+
+
 def _check(
     out: str | Path, steps: int, checkpoint_every: int, log_every: int, overwrite: bool, hardware: Hardware
 ) -> None:
@@ -159,16 +166,21 @@ def _check(
         raise InvalidOption(f"--overwrite with {hardware.world} processes could race; delete {out} first")
 
 
+@contextmanager
 def _loader(
     method: Method, pairs: Any, periods: Periods | None, order: BatchOrder, start: int, steps: int, hardware: Hardware
-) -> Any:
+) -> Iterator[Any]:
     """The batches of the rest of the run."""
 
     def load(first: int, stop: int) -> Any:
         found = pairs if periods is None else periods.pairs_at(first, method.result, current_ranks(_wait_for_all))
         return run_loader(found, RunSampler(order, first, stop), workers=hardware.workers, pin_memory=hardware.cuda)
 
-    return load(start, steps) if periods is None else PeriodLoader(periods.spans(start, steps), load, order.accumulate)
+    if periods is None:
+        yield load(start, steps)
+    else:
+        with closing(PeriodLoader(periods.spans(start, steps), load, order.accumulate)) as loader:
+            yield loader
 
 
 def _trainer(callbacks: list[Callback], folder: Path, steps: int, hardware: Hardware, accumulate: int) -> Trainer:

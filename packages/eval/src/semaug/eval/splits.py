@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.draws import generator
+from semaug.artifacts.joined import release_rows
 from semaug.eval.errors import EvaluationError, LabelsMissing, NonFiniteFeatures, OneClass
 from semaug.eval.features import Features
 
@@ -47,7 +48,8 @@ def labelled_pair(train: Features, test: Features) -> LabelledPair:
     for features, role in ((train, "training"), (test, "test")):
         _require_finite(features, role)
     unseen = np.setdiff1d(np.unique(test.labels), present)
-    return LabelledPair(train, test, _unseen_warning(test, unseen))
+    notes = [f"{role} images: {note}" for part, role in ((train, "training"), (test, "test")) for note in part.notes]
+    return LabelledPair(train, test, (*_unseen_warning(test, unseen), *notes))
 
 
 def match_classes(train: Features, test: Features) -> tuple[Features, Features]:
@@ -113,13 +115,22 @@ def _require_finite(features: Features, role: str) -> None:
     for space, values in spaces.items():
         if values is None:
             continue
-        broken = ~np.isfinite(values).all(axis=1)
+        broken = ~finite_rows(values)
         if broken.any():
             first = features.keys[int(np.flatnonzero(broken)[0])]
             raise NonFiniteFeatures(
                 f"{int(broken.sum())} of {len(features)} {role} {space} hold NaN or infinity, first {first}; "
                 "check the encoder (did its training diverge?)"
             )
+
+
+def finite_rows(values: NDArray[np.float32], chunk: int = 16_384) -> NDArray[np.bool_]:
+    """Which rows hold neither NaN nor infinity: bool (n,), looked at ``chunk`` rows at a time."""
+    found = np.empty(len(values), dtype=bool)
+    for start in range(0, len(values), chunk):
+        np.isfinite(values[start : start + chunk]).all(axis=1, out=found[start : start + chunk])
+        release_rows(values, start, start + chunk)
+    return found
 
 
 def _unseen_warning(test: Features, unseen: NDArray[np.int64]) -> tuple[str, ...]:

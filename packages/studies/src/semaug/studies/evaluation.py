@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -90,19 +89,18 @@ def ran_on(
 
 
 def content_of(spec: str) -> dict[str, str]:
-    """What identifies the images of a spec and, since a list may label the same images anew, their labels."""
-    from semaug.artifacts.errors import SourceError
+    """What identifies the images of a spec (or of a features artifact) and, since a list may label the same images
+    anew, their labels."""
     from semaug.artifacts.reader import Artifact
     from semaug.artifacts.sources import inputs_of, open_source
-    from semaug.artifacts.sources.base import DIGEST_SIZE, labels_of
+    from semaug.eval.feature_store import labels_digest
+    from semaug.studies.protocols.features import is_features
 
-    try:
-        source = open_source(spec)
-    except SourceError:  # an artifact that holds no images: features, say
-        return {"artifact": Artifact.open(spec).digest}
-    digest = hashlib.blake2b(json.dumps(source.class_names).encode(), digest_size=DIGEST_SIZE)
-    digest.update(labels_of(source).tobytes())
-    return {**inputs_of(source), "labels": digest.hexdigest()}
+    if is_features(spec):
+        inputs = Artifact.open(spec, "features").manifest.inputs
+        return {role: inputs[role] for role in ("source", "pixels", "labels") if role in inputs}
+    source = open_source(spec)
+    return {**inputs_of(source), "labels": labels_digest(source)}
 
 
 def _versions() -> dict[str, str]:

@@ -19,10 +19,9 @@ from semaug.cli.console import Verb, pick_device, progress
 )
 def knn(run: Path, bank: str, test: str, out: Path | None, seed: int, as_json: bool, exclude_self: bool) -> None:
     """Weighted kNN over k and temperature, backbone and projector; k and T chosen on a split of --train."""
-    from semaug.artifacts.sources import open_source
-    from semaug.studies.evaluation import run_knn
+    from semaug.studies.evaluation import content_of, run_knn
 
-    if exclude_self and open_source(bank).fingerprint != open_source(test).fingerprint:
+    if exclude_self and content_of(bank)["source"] != content_of(test)["source"]:
         raise click.UsageError(f"--exclude-self knows images by key, and {bank} and {test} are different images")
     features = features_of(run, bank, test)
     result = run_knn(*features, exclude_self=exclude_self, device=pick_device(), seed=seed)

@@ -14,13 +14,33 @@ SOURCES = {"bank": "train", "test": "test", "images": "images"}
 """A verb's parameter that names images -> its role in the results."""
 
 
+_NO_CACHE = "semaug.no_cache"
+
+
+def _store_no_cache(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[_NO_CACHE] = value
+
+
+no_cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    expose_value=False,
+    callback=_store_no_cache,
+    help="Neither keep features below RUN/eval/features nor use those kept there.",
+)
+"""Read by ``keep_features``; it is no parameter of the verb."""
+
+
 def protocol_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What every protocol takes."""
     for option in (
+        no_cache_option,
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of the selection split."),
         click.option("--out", type=click.Path(path_type=Path), help="Where to write results (RUN/eval)."),
-        click.option("--test", required=True, help="Labelled images to score on; classes are matched by name."),
-        click.option("--train", "bank", required=True, help="Labelled images to fit on."),
+        click.option(
+            "--test", required=True, help="Labelled images, or their features, to score on; classes match by name."
+        ),
+        click.option("--train", "bank", required=True, help="Labelled images, or their features, to fit on."),
         click.argument("run", type=click.Path(exists=True, path_type=Path)),
     ):
         function = option(function)
@@ -28,17 +48,24 @@ def protocol_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def features_of(run: Path, train: str, test: str) -> tuple[Any, Any]:
-    """Features of the training and the test images by the encoder of a run."""
-    from semaug.artifacts.sources import open_source
-    from semaug.studies.assemble import embed_run
+    """Features of the training and the test images by the encoder of a run; either may be a features artifact."""
+    bank, queries = embedded(run, train, test)
+    return bank, queries
 
-    sources = [open_source(spec) for spec in (train, test)]
+
+def embedded(run: Path, *specs: str) -> list[Any]:
+    """Features of image sources, or what features artifacts hold, kept below the run unless ``--no-cache`` is given."""
+    from semaug.studies.protocols.features import features_of_run
+
     with progress() as on_progress:
-        found = [
-            embed_run(run, s, device=pick_device(), workers=settings().workers, on_progress=on_progress)
-            for s in sources
-        ]
-    return found[0], found[1]
+        return features_of_run(
+            run, specs, device=pick_device(), workers=settings().workers, keep=keep_features(), on_progress=on_progress
+        )
+
+
+def keep_features() -> bool:
+    """Whether this call may keep features below the run."""
+    return not click.get_current_context().meta.get(_NO_CACHE, False)
 
 
 def report(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from semaug.cli.console import LazyGroup
 
 COMMANDS = {
+    "propose": ("pairs_propose:propose", "Rank pairs of images of each class: the same object, another context."),
+    "curate": ("pairs_curate:curate", "Judge proposals in the browser, pair by pair."),
+    "status": ("pairs_curate:status", "How far the judging is, and how far curators agree."),
     "export": ("pairs_tables:export", "Write pairs as JSON lines or CSV."),
     "import": ("pairs_tables:import_", "Turn JSON lines or CSV into a pair artifact."),
 }

@@ -1,0 +1,90 @@
+"""What a fine-tuned detector is worth on test images: one measure for each way average precision is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from semaug.eval.detection.average_precision import (
+    CocoPrecision,
+    Detections,
+    Floats,
+    VocPrecision,
+    coco_precision,
+    voc_precision,
+)
+from semaug.eval.detection.data import DetectionSet
+from semaug.eval.errors import EvaluationError
+from semaug.eval.measures import Measure
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionResult:
+    """Average precision, shares in [0, 1], over ``n`` test images; ``masks`` is None for a detector of boxes.
+
+    ``per_class`` maps class names to COCO's AP (of masks where there are some), None without test objects.
+    """
+
+    boxes: CocoPrecision
+    voc: VocPrecision
+    masks: CocoPrecision | None
+    n: int
+    class_names: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    losses: list[dict[str, float]] = field(default_factory=list, repr=False)
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        values = (self.masks or self.boxes).per_class
+        return {n: None if np.isnan(v) else float(v) for n, v in zip(self.class_names, values, strict=True)}
+
+    def __iter__(self) -> Iterator[Measure]:
+        verb = "detect" if self.masks is None else "segment"
+        if self.masks is not None:
+            yield from _coco_measures(f"{verb}/mask", self.masks, self.n)
+        yield from _coco_measures(f"{verb}/box", self.boxes, self.n)
+        if self.masks is None:
+            for name, values in (("voc07", self.voc.eleven), ("voc-area", self.voc.area)):
+                yield _voc_measure(f"{verb}/{name}/AP", values, self.n)
+                yield _voc_measure(f"{verb}/{name}/AP50", values[:1], self.n)
+                yield _voc_measure(f"{verb}/{name}/AP75", values[5:6], self.n)
+
+
+def score_detections(
+    data: DetectionSet, found: Sequence[Detections], *, masks: bool = False, warnings: tuple[str, ...] = ()
+) -> DetectionResult:
+    """Judge answers for the images of ``data``, one each, in their order; raises ``EvaluationError`` unless so."""
+    if len(found) != len(data):
+        raise EvaluationError(f"{len(found)} answers for {len(data)} images; give one each")
+    classes = len(data.class_names)
+    return DetectionResult(
+        coco_precision(data.images, found, classes),
+        voc_precision(data.images, found, classes),
+        coco_precision(data.images, found, classes, masks=True) if masks else None,
+        len(data),
+        data.class_names,
+        warnings,
+    )
+
+
+def _coco_measures(name: str, found: CocoPrecision, n: int) -> Iterator[Measure]:
+    named = {
+        "AP": found.mean,
+        "AP50": found.at50,
+        "AP75": found.at75,
+        "AP_small": found.small,
+        "AP_medium": found.medium,
+        "AP_large": found.large,
+    }
+    for metric, value in named.items():
+        yield Measure(f"{name}/{metric}", value, n, "" if value is not None else "no test objects of that size")
+
+
+def _voc_measure(metric: str, values: Floats, n: int) -> Measure:
+    """The mean over the classes that have objects to find."""
+    defined = values[~np.isnan(values)]
+    if not defined.size:
+        return Measure(metric, None, n, "no test objects to find")
+    return Measure(metric, float(defined.mean()), n)

@@ -66,9 +66,9 @@ def test_scores_equal_the_linear_probe_on_each_subset() -> None:
     assert ours.scores[0].top1 == tuple(result.top1 for result in expected)
     measures = {measure.metric: measure.value for measure in ours}
     assert measures["semi/10%/labelled"] == 30
-    assert measures["semi/10%/top1"] == pytest.approx(np.mean([result.top1 for result in expected]))
-    assert measures["semi/10%/top1_std"] == pytest.approx(np.std([result.top1 for result in expected], ddof=1))
-    assert measures["semi/10%/top5"] == pytest.approx(np.mean([result.top5 for result in expected]))
+    assert measures["semi/10%/frozen/top1"] == pytest.approx(np.mean([result.top1 for result in expected]))
+    assert measures["semi/10%/frozen/top1_std"] == pytest.approx(np.std([result.top1 for result in expected], ddof=1))
+    assert measures["semi/10%/frozen/top5"] == pytest.approx(np.mean([result.top5 for result in expected]))
     assert len(set(ours.scores[0].top1)) > 1
 
 
@@ -101,9 +101,13 @@ def test_a_class_with_one_image_is_labelled_in_every_draw() -> None:
 def test_missing_values_have_reasons() -> None:
     train, test = blobs(60, 8, classes=3), blobs(30, 9, classes=3, prefix="t")
     measures = {m.metric: m for m in evaluate_semi(train, test, SemiSettings((0.1,), draws=1, probe=QUICK))}
-    assert measures["semi/10%/top1"].value is not None
-    assert measures["semi/10%/top1_std"].reason == "one draw"
-    assert measures["semi/10%/top5"].reason == measures["semi/10%/top5_std"].reason == "five classes or fewer"
+    assert measures["semi/10%/frozen/top1"].value is not None
+    assert measures["semi/10%/frozen/top1_std"].reason == "one draw"
+    assert (
+        measures["semi/10%/frozen/top5"].reason
+        == measures["semi/10%/frozen/top5_std"].reason
+        == "five classes or fewer"
+    )
 
 
 def test_bad_input_is_named() -> None:

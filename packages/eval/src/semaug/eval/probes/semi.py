@@ -61,13 +61,13 @@ class ShareScores:
         prefix = f"semi/{share_name(self.share)}"
         yield Measure(f"{prefix}/labelled", float(self.labelled), self.n)
         for metric, values in (("top1", self.top1), ("top5", self.top5)):
+            name = f"{prefix}/frozen/{metric}"
             if not values:
-                reason = "five classes or fewer"
-                yield from (Measure(f"{prefix}/{metric}{end}", None, self.n, reason) for end in ("", "_std"))
+                yield from (Measure(name + end, None, self.n, "five classes or fewer") for end in ("", "_std"))
                 continue
             summary = summarise(values)
-            yield Measure(f"{prefix}/{metric}", summary.mean, self.n)
-            yield Measure(f"{prefix}/{metric}_std", summary.sd, self.n, "" if summary.sd is not None else "one draw")
+            yield Measure(name, summary.mean, self.n)
+            yield Measure(f"{name}_std", summary.sd, self.n, "" if summary.sd is not None else "one draw")
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def test_estimators_on_uniform_tori(d: int, k: int) -> None:
     assert levina_bickel(distances) == pytest.approx(d * (k - 1) / (k - 2), rel=0.05)
 
 
-@pytest.mark.parametrize(("d", "tolerance"), [(2, 0.04), (5, 0.08), (10, 0.2)])
+@pytest.mark.parametrize(("d", "tolerance"), [(2, 0.04), (5, 0.08), (10, 0.3)])
 def test_dimension_of_embedded_tori(d: int, tolerance: float) -> None:
     """As points in 2 d dimensions, where chords cut the circles short: the further the neighbours, the more."""
     result = evaluate_dimension(torus(4000, d))
@@ -378,8 +378,9 @@ def test_infonce_bound_stays_below_the_information_there_is() -> None:
 
 def test_infonce_with_few_images_and_bad_input() -> None:
     a = np.random.default_rng(0).normal(size=(40, 4))
-    few = evaluate_infonce(a, a)
-    assert few.value("infonce_ceiling") == pytest.approx(math.log(40))
+    assert evaluate_infonce(a, a).value("infonce_ceiling") == pytest.approx(math.log(10))
+    few = evaluate_infonce(a[:12], a[:12])
+    assert few.value("infonce_ceiling") == pytest.approx(math.log(12))
     assert "infonce_bound_std" not in {m.metric for m in few}
     assert "1 images" in evaluate_infonce(a[:1], a[:1]).measures[0].reason
     with pytest.raises(EvaluationError, match="1 candidates"):

@@ -20,6 +20,7 @@ from semaug.eval.measures import Measure
 
 TEMPERATURES = (0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
 CANDIDATES = 256
+_FEW = 16
 METRICS = ("infonce_bound", "infonce_ceiling", "infonce_temperature")
 
 
@@ -60,9 +61,10 @@ def evaluate_infonce(
 ) -> GeometryResult:
     """``infonce_bound`` between two views' features (n, d), its standard error over batches, ceiling and temperature.
 
-    Images are dealt at random into batches of ``candidates`` (all n where there are fewer than two batches' worth).
-    Any temperature gives a valid bound; the tightest is chosen on half of the batches and the bound taken on the rest,
-    so that the choice does not flatter it. With one batch it is the middle temperature and there is no error.
+    Images are dealt at random into batches of ``candidates``, or of a quarter of them where there are fewer than four
+    batches' worth. Any temperature gives a valid bound; the tightest is chosen on half of the batches and the bound
+    taken on the rest, so that the choice does not flatter it. Below 16 images there is one batch, the middle
+    temperature, and no error.
     """
     if first.shape != second.shape:
         raise EvaluationError(f"views of shapes {first.shape} and {second.shape}; give two views of the same images")
@@ -72,7 +74,7 @@ def evaluate_infonce(
     if reason := why_unusable(first, 2) or why_unusable(second, 2):
         return undefined(METRICS, n, reason)
     units = unit_rows(first), unit_rows(second)
-    size = min(candidates, n)
+    size = min(candidates, n // 4 if n >= _FEW else n)
     order = generator(seed, "infonce-batches").permutation(n)
     batches = [order[start : start + size] for start in range(0, n - size + 1, size)]
     choosing, scoring = batches[: len(batches) // 2], batches[len(batches) // 2 :]

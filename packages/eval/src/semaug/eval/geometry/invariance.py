@@ -65,11 +65,11 @@ class InvarianceResult:
         return self._joined().warnings
 
     def value(self, metric: str) -> float | None:
-        """The value of a measure such as ``backbone/geometric``; raises ``KeyError`` for a name there is not."""
+        """The value of a measure such as ``invariance/backbone/geometric``; raises ``KeyError`` for an unknown name."""
         return self._joined().value(metric)
 
     def _joined(self) -> GeometryResult:
-        return joined(result.under(space) for space, result in self.spaces.items())
+        return joined(result.under(space) for space, result in self.spaces.items()).under("invariance")
 
 
 def evaluate_invariance(
@@ -178,10 +178,11 @@ def _scores(plain: NDArray[np.float32], cosines: Cosines, transforms: Sequence[T
     measures: list[Measure] = []
     for family in families:
         members = {t.name: drawn[t.name] for t in transforms if t.family == family}
-        score = _summary(family, list(members.values()))
+        score = _summary(family, list(members.values()), random=True)
         measures += [*score, _above_chance(score[0], between, missing)]
-        for name, found in members.items():
-            measures += _summary(f"{family}/{name}", [found])
+        for t in transforms:
+            if t.family == family:
+                measures += _summary(f"{family}/{t.name}", [drawn[t.name]], random=t.random)
     return GeometryResult((*measures, Measure("between_images", between, n, missing)), _notes(drawn, between, n))
 
 
@@ -190,8 +191,8 @@ def _by_draw(cosines: Cosines, name: str) -> NDArray[np.float64]:
     return np.stack([np.concatenate(batches) for (of, _), batches in cosines.items() if of == name])
 
 
-def _summary(metric: str, drawn: Sequence[NDArray[np.float64]]) -> list[Measure]:
-    """The mean over transforms, images and draws; its spread over draws; its interval over images."""
+def _summary(metric: str, drawn: Sequence[NDArray[np.float64]], random: bool) -> list[Measure]:
+    """The mean over transforms, images and draws; its spread over draws, if any; its interval over images."""
     draws = max(len(found) for found in drawn)
     every = np.mean([np.broadcast_to(found, (draws, found.shape[1])) for found in drawn], axis=0)
     every = every[:, np.isfinite(every).all(axis=0)]
@@ -199,10 +200,11 @@ def _summary(metric: str, drawn: Sequence[NDArray[np.float64]]) -> list[Measure]
     if not n:
         return [Measure(metric, None, 0, "no image has a direction before and after")]
     value, error = finite_mean(every.mean(axis=0))
-    measures = list(with_error(metric, value, error, n))
+    score, _, *interval = with_error(metric, value, error, n)
+    if not random:
+        return [score, *interval]
     spread = float(every.mean(axis=1).std(ddof=1)) if draws > 1 else None
-    measures[1] = Measure(f"{metric}_std", spread, n, "" if spread is not None else "one draw has no spread")
-    return measures
+    return [score, Measure(f"{metric}_std", spread, n, "" if draws > 1 else "one draw has no spread"), *interval]
 
 
 def _between_images(plain: NDArray[np.float32]) -> tuple[float | None, str]:

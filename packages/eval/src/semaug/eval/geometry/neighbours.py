@@ -59,7 +59,7 @@ class _Search:
     """Points centred, scaled to at most length 1, and written so that one product gives -|x - y|^2 / 2."""
 
     def __init__(self, points: NDArray[np.floating], k: int, device: str) -> None:
-        self.exact = torch.from_numpy(np.ascontiguousarray(points))
+        self.exact = torch.from_numpy(np.require(points, requirements=["C", "W"]))  # a mapped file is read-only
         self.k, self.kept = k, min(k + SPARE, len(points) - 1)
         self.centre = self.exact.double().mean(0) if len(points) < 4096 else _mean(self.exact)
         norms = self._norms()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 ArtifactKind = Literal[
-    "index", "images", "quality", "guidance", "materialized", "pairs", "synthetic", "augment", "features"
+    "index", "images", "quality", "guidance", "materialized", "pairs", "synthetic", "augment", "features", "descriptors"
 ]
 SCHEMA_VERSION = 1
 

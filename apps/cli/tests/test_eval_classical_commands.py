@@ -82,6 +82,19 @@ def test_semi_takes_shares_of_the_labels(run: Path) -> None:
     assert rows["semi/50%/frozen/top1"]["n"] == 40
 
 
+def test_semi_fine_tunes_on_the_same_subsets(run: Path) -> None:
+    words = ("--train", TRAIN, "--test", TEST, "--share", "0.5", "--draws", "1", "--finetune", "--epochs", "1")
+    code, text, error = evaluate("semi", run, *words, "--json")
+    assert code == 0, error
+    rows = json.loads((run / "eval" / "semi-finetune.json").read_text())["measures"]
+    assert {name: row for name, row in json.loads(text).items() if name != "results"} == rows
+    assert rows["semi/50%/labelled"]["value"] == 40
+    assert rows["semi/50%/finetuned/top1"]["n"] == 40
+    code, _, error = evaluate("semi", run, *words[:-3], "--epochs", "3")
+    assert code == 2
+    assert "--epochs 3 is for --finetune" in error
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -118,6 +118,11 @@ class PairTable:
         """The pairs of one verdict."""
         return PairTable.of((r for r in self.rows if r.verdict == verdict), self.form, self.source)
 
+    def first(self, per_class: int) -> PairTable:
+        """The first ``per_class`` pairs of each class, in order: of proposals, the best."""
+        kept = {row.pair_id for rows in self.by_class.values() for row in rows[:per_class]}
+        return PairTable.of((r for r in self.rows if r.pair_id in kept), self.form, self.source)
+
     def subset(self, per_class: int, seed: int = 0) -> PairTable:
         """The first ``per_class`` pairs of each class after a seeded shuffle, so that smaller subsets are nested.
 
@@ -201,4 +206,5 @@ def import_pairs(
                 f"none of the {missing} images of {file} is among the {len(source)} of {source.spec} (the first are "
                 f"{table.images[0]!r} and {source.key(0)!r}); give the images that the keys name"
             )
-    return write_pairs(table, out, info={"imported": str(file)}, overwrite=overwrite), missing
+    info = {"imported": str(file), "curated": form == "semantic"}
+    return write_pairs(table, out, info=info, overwrite=overwrite), missing

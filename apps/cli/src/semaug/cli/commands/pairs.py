@@ -8,6 +8,8 @@ COMMANDS = {
     "propose": ("pairs_propose:propose", "Rank pairs of images of each class: the same object, another context."),
     "curate": ("pairs_curate:curate", "Judge proposals in the browser, pair by pair."),
     "status": ("pairs_curate:status", "How far the judging is, and how far curators agree."),
+    "build": ("pairs_tables:build", "Freeze accepted pairs into an artifact, or make a control of them."),
+    "check": ("pairs_tables:check", "Find what is wrong with a set of pairs."),
     "export": ("pairs_tables:export", "Write pairs as JSON lines or CSV."),
     "import": ("pairs_tables:import_", "Turn JSON lines or CSV into a pair artifact."),
 }

@@ -123,7 +123,8 @@ def _text(result: Mapping[str, Any]) -> str:
     lines = [
         f"{total['accepted']} of {total['goal']} pairs accepted, {total['judged']} of {total['pairs']} judged, "
         f"{total['waiting']} wait for a second curator, {total['disputed']} disputed",
-        f"{total['classes_done']} of {len(result['classes'])} classes done, about {total['verdicts_left']} verdicts left",
+        f"{total['classes_done']} of {len(result['classes'])} classes done, "
+        f"about {total['verdicts_left']} verdicts left",
     ]
     if total["short"]:
         names = ", ".join(total["short"][:5]) + (" and others" if len(total["short"]) > 5 else "")

@@ -100,8 +100,15 @@ def _texture(part: Cut) -> NDArray[np.float64]:
         if min(height, width) < 2:
             continue
         light = light[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
-        outside = outside[:height:2, :width:2]
+        whole = outside[:height, :width].reshape(height // 2, 2, width // 2, 2).min(axis=(1, 3))
+        outside = _inner(np.asarray(whole))
     return np.concatenate(found)
+
+
+def _inner(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels whose four neighbours are in the region too: their gradients read nothing else."""
+    padded = np.pad(region, 1, mode="edge")
+    return region & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def _root(shares: NDArray[np.float64]) -> NDArray[np.float64]:

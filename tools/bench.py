@@ -21,7 +21,16 @@ from pathlib import Path
 
 from benchmark import Benchmark, Row, measure
 
-MODULES = ("bench_quality", "bench_views", "bench_reads", "bench_extraction", "bench_knn", "bench_methods", "bench_cli")
+MODULES = (
+    "bench_quality",
+    "bench_views",
+    "bench_reads",
+    "bench_extraction",
+    "bench_knn",
+    "bench_geometry",
+    "bench_methods",
+    "bench_cli",
+)
 REPEATS, QUICK_REPEATS = 9, 5
 
 

@@ -41,6 +41,8 @@ class Benchmark:
     unit: str = "images"
     note: str = ""
     """What a reader must know to judge the row (a peer does not antialias, ...)."""
+    most_repeats: int | None = None
+    """For a row whose passes take long: no more than so many of them (at least 2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Row:
 def measure(benchmark: Benchmark, repeats: int = 7) -> Row:
     """Time ours and the peers in turn (A B A B ...), after one dropped round of warm-up; ratios are paired by round."""
     runs = {"ours": benchmark.ours, **benchmark.peers}
+    repeats = min(repeats, benchmark.most_repeats or repeats)
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}

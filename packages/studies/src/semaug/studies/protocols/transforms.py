@@ -26,7 +26,7 @@ CROP_AREA = (0.5, 1.0)
 CROP_ASPECT = 4 / 3
 STRENGTH = 0.4  # brightness, contrast, saturation: 0.6 to 1.4
 HUE = 0.1  # turns either way
-SIGMA = (0.01, 0.02)  # of the side
+SIGMA = (0.015, 0.03)  # of the side
 
 _GEOMETRY, _COLOUR = slice(0, 6), 6  # where a change's numbers begin
 

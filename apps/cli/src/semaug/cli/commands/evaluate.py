@@ -12,6 +12,8 @@ COMMANDS = {
     "kmeans": ("evaluation.classical:kmeans", "k-means against the classes."),
     "fewshot": ("evaluation.classical:fewshot", "Few-shot episodes of 1, 5 and 20 images a class."),
     "semi": ("evaluation.classical:semi", "1% and 10% of the labels."),
+    "detect": ("evaluation.detection:detect", "Object detection, fine-tuned: Faster R-CNN."),
+    "segment": ("evaluation.detection:segment", "Instance segmentation, fine-tuned: Mask R-CNN."),
     "geometry": ("evaluation.geometry:geometry", "Dimension, uniformity, alignment, Betti curves."),
     "invariance": ("evaluation.geometry:invariance", "What features keep of changed images."),
     "all": ("evaluation.everything:everything", "Every protocol that fits, and a report."),

@@ -50,7 +50,7 @@ def detectron2_weights(backbone: nn.Module) -> Weights:
     if resnet.conv1.kernel_size != (7, 7):
         raise InvalidOption(
             f"the encoder has the small-image stem ({resnet.conv1.kernel_size[0]}x{resnet.conv1.kernel_size[1]}) and "
-            "detectron2 has no such ResNet; pretrain with --no-small-stem"
+            "detectron2 has no such ResNet; pretrain with --large-stem"
         )
     named = ((detectron2_name(name), tensor) for name, tensor in resnet.state_dict().items())
     return {name: _array(tensor) for name, tensor in named if name is not None}

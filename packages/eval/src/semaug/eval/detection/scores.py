@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,13 +18,15 @@ from semaug.eval.detection.average_precision import (
 from semaug.eval.detection.data import DetectionSet
 from semaug.eval.errors import EvaluationError
 from semaug.eval.measures import Measure
+from semaug.eval.statistics import summarise
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionResult:
     """Average precision, shares in [0, 1], over ``n`` test images; ``masks`` is None for a detector of boxes.
 
-    ``per_class`` maps class names to COCO's AP (of masks where there are some), None without test objects.
+    Iterating gives COCO's measures (of boxes, and of masks where there are some), for boxes VOC's, and COCO's of every
+    class, None for a class without test objects.
     """
 
     boxes: CocoPrecision
@@ -33,12 +35,6 @@ class DetectionResult:
     n: int
     class_names: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    losses: list[dict[str, float]] = field(default_factory=list, repr=False)
-
-    @property
-    def per_class(self) -> dict[str, float | None]:
-        values = (self.masks or self.boxes).per_class
-        return {n: None if np.isnan(v) else float(v) for n, v in zip(self.class_names, values, strict=True)}
 
     def __iter__(self) -> Iterator[Measure]:
         verb = "detect" if self.masks is None else "segment"
@@ -50,6 +46,30 @@ class DetectionResult:
                 yield _voc_measure(f"{verb}/{name}/AP", values, self.n)
                 yield _voc_measure(f"{verb}/{name}/AP50", values[:1], self.n)
                 yield _voc_measure(f"{verb}/{name}/AP75", values[5:6], self.n)
+        kind, judged = ("box", self.boxes) if self.masks is None else ("mask", self.masks)
+        for name, value in zip(self.class_names, judged.per_class, strict=True):
+            found = None if np.isnan(value) else float(value)
+            reason = "" if found is not None else "no test objects of the class"
+            yield Measure(f"{verb}/{kind}/AP/class={name}", found, self.n, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedDetection:
+    """The same fine-tuning under several seeds: the mean of every measure and, from two on, its standard deviation."""
+
+    runs: tuple[DetectionResult, ...]
+    warnings: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Measure]:
+        for measures in zip(*self.runs, strict=True):
+            first, values = measures[0], [m.value for m in measures if m.value is not None]
+            if len(values) < len(measures):
+                yield first
+                continue
+            found = summarise(values)
+            yield Measure(first.metric, found.mean, first.n)
+            if found.sd is not None and "/class=" not in first.metric:
+                yield Measure(f"{first.metric}_std", found.sd, first.n)
 
 
 def score_detections(

@@ -28,13 +28,15 @@ def read_yolo(
 
     ``names`` is a file of class names, one a line; without it classes are called by their numbers. An image without a
     file has no objects (``missing`` "background") or is left out ("skip"); an empty file always means no objects.
-    Raises ``DetectionDataError``.
+    Raises ``DetectionDataError``, also where no file of labels has an image.
     """
     images, files = _index(folder, SUFFIXES), _index(labels, {".txt"})
     if not files:
         raise DetectionDataError(f"{labels} holds no .txt files; give the folder of labels")
-    if strays := sorted(files.keys() - images.keys()):
+    strays = sorted(files.keys() - images.keys())
+    if len(strays) == len(files):
         raise DetectionDataError(f"{files[strays[0]]} has no image of its name in {folder}; give images=FOLDER")
+    notes = _strays([files.pop(name) for name in strays]) + _missing(images.keys() - files.keys(), missing)
     lines = {name: _lines(file) for name, file in files.items()}
     numbers, class_names = _classes(labels, lines, names)
     cleaner, found = Cleaner(outlines), []
@@ -43,9 +45,11 @@ def read_yolo(
         origin = str(files.get(name, images[name]))
         raw = [_raw(line, size, numbers, outlines) for line in lines.get(name, ())]
         found.append(AnnotatedImage(name, images[name], size, cleaner.objects(origin, size, raw)))
-    return DetectionSet(
-        spec, tuple(found), class_names, cleaner.notes() + _missing(images.keys() - files.keys(), missing)
-    )
+    return DetectionSet(spec, tuple(found), class_names, cleaner.notes() + notes)
+
+
+def _strays(files: list[Path]) -> tuple[str, ...]:
+    return (f"{len(files)} files of labels have no image and were left out (the first: {files[0]})",) if files else ()
 
 
 def _missing(names: set[str], missing: str) -> tuple[str, ...]:

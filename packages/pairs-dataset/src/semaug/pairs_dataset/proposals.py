@@ -2,7 +2,7 @@
 
 The score of two images is a weighted mean of standard scores within their class: how alike the objects are, how
 different the backgrounds, the light and the object's size. Pairs are then taken greedily, best first, each image at
-most ``uses`` times. Greedy because an exact maximum-weight matching of a class of n images takes O(n^3) steps over every
+most ``uses`` times. Greedy because an exact maximum-weight matching of n images takes O(n^3) steps over every
 possible pair, where greedy takes one sort and, for weights above zero, never gets less than half (Preis 1999). Where
 every image must find a partner it reaches 0.87 of the exact total on random classes of 24 images; where fewer pairs
 than that are asked for, the poor last ones are not taken.

@@ -47,6 +47,7 @@ class Training(LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch (view, view, ..., index)."""
+        self.method.items = batch[-1]
         self.method.before_forward(self.trainer.global_step, self.steps)
         scalars = self.method([v.contiguous(memory_format=self.memory_format) for v in batch[:-1]])
         self.scalars = {name: value.detach() for name, value in scalars.items()}

@@ -187,7 +187,20 @@ def method_of(plan: TrainingPlan) -> Method:
     )  # fmt: skip
     if plan.init is not None:
         initialise(encoder, plan.init, format=plan.init_format)
-    return kind.assemble(encoder, seed=plan.seed, **{**recipe.hyperparameters, **plan.hyperparameters})
+    own = {**recipe.hyperparameters, **plan.hyperparameters}
+    if kind.reads_labels:
+        own["labels"] = _labels(plan)
+    return kind.assemble(encoder, seed=plan.seed, **own)
+
+
+def _labels(plan: TrainingPlan) -> Any:
+    """The labels of all images; raises ``InvalidOption`` where there are none."""
+    from semaug.artifacts.sources.base import labels_of
+
+    source = open_source(plan.images)
+    if not source.class_names:
+        raise InvalidOption(f"{plan.method} reads labels and {source.spec} has none; give images in class folders")
+    return labels_of(source)
 
 
 def _refresh(plan: TrainingPlan, pairs: PairSource, hardware: Hardware, on_progress: OnProgress) -> Any:

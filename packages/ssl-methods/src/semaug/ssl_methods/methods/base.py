@@ -19,6 +19,9 @@ All durations are optimizer steps, never epochs. Schedules are pure functions of
 state: parameters and persistent buffers (queues, centres, banks), which the checkpoint holds. Tensors outside of these
 are lost on resume.
 
+**Labels.** A method whose ``reads_labels`` is true is a labelled reference: ``labels`` of all images go to
+``assemble``, and ``items`` holds the numbers of a batch's images, int64 (B,), which ``pretrain`` sets before a forward.
+
 **Views.** ``views`` says how many the method takes. Each is (B, 3, S, S), or (B, D) for tables, row i of all from one
 item; the global views come first, smaller local ones after them.
 
@@ -85,6 +88,7 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str] = ""
     views: ViewCount = ViewCount(2)
+    reads_labels: ClassVar[bool] = False
     default_projector: ClassVar[ProjectorSpec | None] = ProjectorSpec()
     predictor: nn.Module | None
 
@@ -92,6 +96,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.encoder = encoder
         self.step, self.steps = 0, 1
+        self.items: Tensor | None = None
         self.predictor = None  # an attribute of the class would hide the module of this name
         if self.default_projector is not None and encoder.projector is None:
             raise InvalidOption(

@@ -12,6 +12,7 @@ from semaug.cli.console import SKIPPED_SOME, emit, json_option, note, pick_devic
 
 SOURCES = {"bank": "train", "test": "test", "images": "images"}
 """A verb's parameter that names images -> its role in the results."""
+_SPREAD = ("_std", "_interval_low", "_interval_high")
 
 
 _NO_CACHE = "semaug.no_cache"
@@ -111,10 +112,17 @@ def finish(folder: Path, features: Sequence[Any]) -> None:
 
 
 def table_of(rows: dict[str, Any]) -> str:
-    """Aligned lines of metric, value (or why there is none) and n."""
-    width = max(map(len, rows), default=0)
-    lines = []
-    for name, row in rows.items():
-        value = row["reason"] if row["value"] is None else f"{row['value']:.4f}"
-        lines.append(f"{name.ljust(width)}  {value}  (n = {row['n']:,})")
-    return "\n".join(lines)
+    """Aligned lines of metric, value (or why there is none) with its spread and interval, and n."""
+    told_beside = {name + end for name in rows for end in _SPREAD}
+    shown = {name: row for name, row in rows.items() if name not in told_beside}
+    width = max(map(len, shown), default=0)
+    return "\n".join(f"{name.ljust(width)}  {_told(name, rows)}  (n = {row['n']:,})" for name, row in shown.items())
+
+
+def _told(name: str, rows: dict[str, Any]) -> str:
+    if rows[name]["value"] is None:
+        return str(rows[name]["reason"])
+    spread, low, high = (rows.get(name + end, {}).get("value") for end in _SPREAD)
+    text = f"{rows[name]['value']:.4f}"
+    text += "" if spread is None else f" ± {spread:.4f}"
+    return text if low is None or high is None else f"{text} [{low:.4f}, {high:.4f}]"

@@ -77,11 +77,12 @@ def images_of(pixels: torch.Tensor, labels: np.ndarray) -> LabelledImages:
     return LabelledImages(labels, keys, NAMES, lambda rows, epoch: pixels[rows], lambda rows: pixels[rows])
 
 
-def encoded(module: nn.Module, *sets: tuple[torch.Tensor, np.ndarray]) -> EncodedSets:
+def encoded(module: nn.Module, mapping: nn.Module, *sets: tuple[torch.Tensor, np.ndarray]) -> EncodedSets:
+    made = []
     with torch.no_grad():
-        made = [
-            Features(module(x).numpy(), None, y, tuple(map(str, range(len(y)))), NAMES) for x, y in sets
-        ]  # fmt: skip
+        for x, y in sets:
+            found = module(x)
+            made.append(Features(found.numpy(), mapping(found).numpy(), y, tuple(map(str, range(len(y)))), NAMES))
     return EncodedSets(*made)
 
 
@@ -90,19 +91,22 @@ SETTINGS = DistillationSettings(Course("adamw", epochs=12, batch_size=32), lr=5e
 
 def test_a_student_comes_to_agree_with_its_teacher_without_labels() -> None:
     train, test = pictures(192, 0), pictures(96, 1)
-    teacher, student = network(16, seed=1), network(6, seed=2)
-    before = encoded(student, train, test)
+    teacher, student, mapping = network(16, seed=1).eval(), network(6, seed=2), nn.Linear(24, 64)
+    before = encoded(student, mapping, train, test)
     frozen = [p.clone() for p in teacher.parameters()]
     unlabelled = images_of(train[0], np.full(192, -1))
-    done = distil(teacher.eval(), student, unlabelled, teacher_dim=64, student_dim=24, settings=SETTINGS)
+    losses = distil(teacher, student, mapping, unlabelled, SETTINGS)
     assert all(torch.equal(a, b) for a, b in zip(frozen, teacher.parameters(), strict=True))
-    assert done.losses[-1] < 0.5 * done.losses[0]
-    result = evaluate_distillation(encoded(teacher, train, test), encoded(done.student, train, test), before, done)
+    assert losses[-1] < 0.5 * losses[0]
+    assert not student.training
+    sets = encoded(teacher, nn.Identity(), train, test), encoded(student, mapping, train, test)
+    result = evaluate_distillation(*sets, before, losses)
     assert result.cka > result.untrained_cka + 0.05
-    assert result.cosine == pytest.approx(1 - done.losses[-1], abs=0.1)
+    assert result.cosine == pytest.approx(1 - losses[-1], abs=0.1)
     rows = {m.metric: m.value for m in result}
     assert set(rows) >= {"distil/student_top1", "distil/untrained_top1", "distil/teacher_top1", "distil/student_cka"}
-    assert not done.student.training
+    with pytest.raises(EvaluationError, match=r"projections \(96, 16\) do not stand beside the teacher's \(96, 64\)"):
+        evaluate_distillation(sets[0], encoded(student, nn.Linear(24, 16), train, test), before, losses)
 
 
 def test_a_stopped_distillation_resumes_to_the_same_student(tmp_path) -> None:
@@ -113,11 +117,10 @@ def test_a_stopped_distillation_resumes_to_the_same_student(tmp_path) -> None:
         images = images_of(pixels, labels)
         if views is not None:
             images = LabelledImages(images.labels, images.keys, NAMES, views, images.plain)
-        done = distil(
-            teacher, network(4, seed=2), images, teacher_dim=32, student_dim=16, settings=SETTINGS,
-            checkpoints=checkpoints,
-        )  # fmt: skip
-        return [*done.student.parameters(), *done.to_teacher.parameters()]
+        torch.manual_seed(3)
+        student, mapping = network(4, seed=2), nn.Linear(16, 32)
+        distil(teacher, student, mapping, images, SETTINGS, checkpoints=checkpoints)
+        return [*student.parameters(), *mapping.parameters()]
 
     def failing(rows: np.ndarray, epoch: int) -> torch.Tensor:
         if epoch == 7:
@@ -135,6 +138,6 @@ def test_a_stopped_distillation_resumes_to_the_same_student(tmp_path) -> None:
 def test_what_is_refused() -> None:
     pixels, labels = pictures(1, 0)
     with pytest.raises(EvaluationError, match="1 images to distil on; give at least 2"):
-        distil(network(4, 0), network(4, 0), images_of(pixels, labels), teacher_dim=16, student_dim=16)
+        distil(network(4, 0), network(4, 0), nn.Linear(16, 16), images_of(pixels, labels))
     with pytest.raises(EvaluationError, match="a learning rate of 0"):
         DistillationSettings(lr=0)

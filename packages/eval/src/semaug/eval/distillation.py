@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from semaug.artifacts.draws import generator
 from semaug.artifacts.progress import OnProgress, ignore_progress
-from semaug.eval.errors import EvaluationError, NonFiniteFeatures
+from semaug.eval.errors import EvaluationError
 from semaug.eval.features import Features
 from semaug.eval.labelled_images import LabelledImages
 from semaug.eval.measures import Measure
@@ -40,44 +39,35 @@ class DistillationSettings:
             raise EvaluationError(f"a learning rate of {self.lr}; give one above 0")
 
 
-@dataclass(frozen=True, slots=True)
-class Distilled:
-    """A student in evaluation mode, the map from its features to the teacher's, and the mean loss of each epoch."""
-
-    student: nn.Module
-    to_teacher: nn.Linear
-    losses: tuple[float, ...]
-
-
 def distil(
     teacher: Callable[[torch.Tensor], torch.Tensor],
     student: nn.Module,
+    to_teacher: nn.Module,
     images: LabelledImages,
-    *,
-    teacher_dim: int,
-    student_dim: int,
     settings: DistillationSettings | None = None,
+    *,
     seed: int = 0,
     device: str = "cpu",
     checkpoints: Checkpoints | None = None,
     on_progress: OnProgress = ignore_progress,
-) -> Distilled:
-    """Train ``student`` in place to point where ``teacher`` does; both map images (b, 3, S, S) to features (b, dim).
+) -> tuple[float, ...]:
+    """Train ``student``, and the map ``to_teacher`` on top of it, in place to point where ``teacher`` does.
 
-    ``teacher`` is called without gradients; a module must be in evaluation mode. Labels take no part. The same call
-    resumes from ``checkpoints``. Raises ``Diverged`` when the loss is no longer finite, ``EvaluationError`` for fewer
-    than two images.
+    ``teacher`` maps images (b, 3, S, S) to (b, d), ``student`` to (b, e), ``to_teacher`` (b, e) to (b, d). ``teacher``
+    is called without gradients; a module must be in evaluation mode. Labels take no part. The same call resumes from
+    ``checkpoints``. Returns the mean loss of each epoch; the student is in evaluation mode then. Raises ``Diverged``
+    when the loss is no longer finite, ``EvaluationError`` for fewer than two images.
     """
     if len(images) < 2:
         raise EvaluationError(f"{len(images)} images to distil on; give at least 2")
     settings = settings or DistillationSettings()
-    pair = nn.ModuleDict({"student": student, "to_teacher": _map(student_dim, teacher_dim, seed)}).to(device)
+    pair = nn.ModuleList([student, to_teacher]).to(device)
     pair.train()
 
     def loss(batch: torch.Tensor, rows: NDArray[np.intp], step: int) -> torch.Tensor:
         with torch.no_grad():
             target = teacher(batch)
-        return cosine_distance(pair["to_teacher"](pair["student"](batch)), target)
+        return cosine_distance(to_teacher(student(batch)), target)
 
     optimizer = settings.course.build(_groups(pair), settings.lr)
     losses = train_course(
@@ -85,9 +75,7 @@ def distil(
         checkpoints=checkpoints, on_progress=on_progress,
     )  # fmt: skip
     pair.eval()
-    to_teacher = pair["to_teacher"]
-    assert isinstance(to_teacher, nn.Linear)
-    return Distilled(student, to_teacher, losses)
+    return losses
 
 
 def cosine_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -149,44 +137,35 @@ class DistillationResult:
         for metric, value in (("student_cka", self.cka), ("untrained_cka", self.untrained_cka)):
             yield Measure(f"distil/{metric}", value, n, "" if value is not None else "features that do not vary")
         yield Measure("distil/student_cosine", self.cosine, n)
-        yield Measure("distil/train_loss_first", self.losses[0], n)
-        yield Measure("distil/train_loss_last", self.losses[-1], n)
+        for end, place in (("first", 0), ("last", -1)):
+            value = self.losses[place] if self.losses else None
+            yield Measure(
+                f"distil/train_loss_{end}", value, n, "" if self.losses else "the student's curve is not there"
+            )
 
 
 def evaluate_distillation(
     teacher: EncodedSets,
     student: EncodedSets,
     untrained: EncodedSets,
-    distilled: Distilled,
+    losses: tuple[float, ...],
     *,
     device: str = "cpu",
     seed: int = 0,
 ) -> DistillationResult:
     """Score a distilled student beside its teacher and itself before training; all sets are of the same images.
 
-    Raises as ``evaluate_linear``.
+    The student's projections are its features mapped to the teacher's. Raises as ``evaluate_linear``.
     """
     probes = [evaluate_linear(e.train, e.test, device=device, seed=seed) for e in (teacher, student, untrained)]
     ckas = [linear_cka(e.test.features, teacher.test.features) for e in (student, untrained)]
-    with torch.inference_mode():
-        where = distilled.to_teacher.weight.device
-        mapped = distilled.to_teacher(torch.tensor(student.test.features, device=where)).cpu()
-        distance = float(cosine_distance(mapped, torch.tensor(teacher.test.features)))
-    if not np.isfinite(distance):
-        raise NonFiniteFeatures("the mapped features hold NaN or infinity; distil again at a lower learning rate")
+    mapped, target = student.test.projections, teacher.test.features
+    if mapped is None or mapped.shape != target.shape:
+        shape = None if mapped is None else mapped.shape
+        raise EvaluationError(f"the student's projections {shape} do not stand beside the teacher's {target.shape}")
+    cosine = 1 - float(cosine_distance(torch.tensor(mapped), torch.tensor(target)))
     warnings = tuple(dict.fromkeys(note for probe in probes for note in probe.warnings))
-    return DistillationResult(
-        probes[0], probes[1], probes[2], ckas[0], ckas[1], 1 - distance, distilled.losses, warnings
-    )  # fmt: skip
-
-
-def _map(student_dim: int, teacher_dim: int, seed: int) -> nn.Linear:
-    made = nn.Linear(student_dim, teacher_dim)
-    with torch.no_grad():
-        draws = generator(seed, "distil-map").normal(0, student_dim**-0.5, (teacher_dim, student_dim))
-        made.weight.copy_(torch.from_numpy(draws))
-        made.bias.zero_()
-    return made
+    return DistillationResult(probes[0], probes[1], probes[2], ckas[0], ckas[1], cosine, losses, warnings)
 
 
 def _groups(module: nn.Module) -> list[dict[str, object]]:

@@ -24,7 +24,8 @@ class LabelledImages:
 
     ``views(rows, epoch)`` gives one random view of each row, a pure function of both; ``plain(rows)`` the prepared
     image; both float32 (len(rows), 3, S, S), normalised. ``labels`` are int64 (n,), -1 for images without a class,
-    ``class_names`` what they index. ``skipped`` lists images that could not be read.
+    ``class_names`` what they index. ``skipped`` lists images that could not be read; ``notes`` say what a reader of
+    any result must know.
     """
 
     labels: NDArray[np.int64]
@@ -33,6 +34,7 @@ class LabelledImages:
     views: Views
     plain: Plain
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.keys):
@@ -66,7 +68,8 @@ def image_pair(train: LabelledImages, test: LabelledImages) -> ImagePair:
     """Leave unlabelled images out and match the classes by name, with the errors and warnings of ``labelled_pair``."""
     pair = labelled_pair(_stand_in(train), _stand_in(test))
     matched = [_matched(images, part) for images, part in ((train, pair.train), (test, pair.test))]
-    return ImagePair(matched[0], matched[1], pair.train.class_names, pair.warnings)
+    notes = tuple(dict.fromkeys((*train.notes, *test.notes)))
+    return ImagePair(matched[0], matched[1], pair.train.class_names, pair.warnings + notes)
 
 
 def _stand_in(images: LabelledImages) -> Features:

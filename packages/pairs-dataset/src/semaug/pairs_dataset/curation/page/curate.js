@@ -471,6 +471,7 @@ async function start(curator) {
 }
 
 listen();
+find("start").disabled = false;
 find("name").value = localStorage.getItem("semaug-curator") ?? "";
 find("sign-in").addEventListener("submit", (event) => {
   event.preventDefault();

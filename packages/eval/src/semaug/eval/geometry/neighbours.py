@@ -66,7 +66,9 @@ class _Search:
         self.scale = 1 / max(float(norms.max()), torch.finfo(torch.float64).tiny)
         self.norms = (norms * self.scale).to(device)
         self.device = device
-        self.left, self.right = (torch.cat(parts) for parts in zip(*self._sides(torch.float32), strict=True))
+        self.left = torch.empty(len(points), points.shape[1] + 2, device=device)
+        for block, (left, _) in zip(self.left.split(BLOCK), self._sides(torch.float32), strict=True):
+            block.copy_(left)
 
     def _norms(self) -> torch.Tensor:
         return torch.cat([(part.double() - self.centre).norm(dim=1) for part in self.exact.split(BLOCK)])
@@ -76,9 +78,8 @@ class _Search:
         for part, norm in zip(self.exact.split(BLOCK), self.norms.cpu().split(BLOCK), strict=True):
             centred = (part.double() - self.centre) * self.scale
             half = (-0.5 * norm**2)[:, None]
-            one = torch.ones_like(half)
-            sides = (torch.cat([centred, one, half], 1), torch.cat([centred, half, one], 1))
-            yield sides[0].to(self.device, dtype), sides[1].to(self.device, dtype)
+            left = torch.cat([centred, torch.ones_like(half), half], 1).to(self.device, dtype)
+            yield left, _mirrored(left)
 
     def symmetric(self, on_progress: OnProgress) -> tuple[torch.Tensor, torch.Tensor]:
         """Candidates of every point: the smallest of their scores (n,), and their places int64 (n, kept)."""
@@ -88,7 +89,7 @@ class _Search:
         places = torch.zeros(n, self.kept, dtype=torch.int64, device=self.device)
         for first in starts:  # a block's own points first: later blocks then have a threshold to pass
             rows = slice(first, first + BLOCK)
-            scores = self.left[rows] @ self.right[rows].T
+            scores = self.left[rows] @ _mirrored(self.left[rows]).T
             scores.fill_diagonal_(-torch.inf)
             own = min(self.kept, len(scores) - 1)
             best[rows, :own], order = scores.topk(own, dim=1)
@@ -97,7 +98,7 @@ class _Search:
             rows = slice(first, first + BLOCK)
             for second in range(first + BLOCK, n, BLOCK):
                 columns = slice(second, second + BLOCK)
-                scores = self.left[rows] @ self.right[columns].T
+                scores = self.left[rows] @ _mirrored(self.left[columns]).T
                 _offer(best[rows], places[rows], scores, second)
                 _offer(best[columns], places[columns], scores, first, by_column=True)
             share = 1 - max(n - first - BLOCK, 0) * max(n - first - BLOCK, 0) / (n * n)
@@ -143,6 +144,11 @@ class _Search:
         unit = 2.0**-24
         terms = (self.exact.shape[1] + 8) * unit  # the product's d + 2 terms, and what its factors were rounded by
         return terms / (1 - terms) * (norms + float(self.norms.max())) ** 2 / 2
+
+
+def _mirrored(left: torch.Tensor) -> torch.Tensor:
+    """[x, -|x|^2/2, 1] of [x, 1, -|x|^2/2]."""
+    return torch.cat([left[:, :-2], left[:, -1:], left[:, -2:-1]], 1)
 
 
 def _mean(points: torch.Tensor) -> torch.Tensor:

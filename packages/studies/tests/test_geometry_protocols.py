@@ -98,7 +98,7 @@ def test_colour_changes_by_hand() -> None:
     mean = luminance(images).mean((2, 3), keepdim=True)
     contrast = BY_NAME["contrast"].change(images.clone(), low)
     torch.testing.assert_close(contrast, 0.6 * images + 0.4 * mean, atol=1e-6, rtol=0)
-    noise = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    noise = torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(3))
     blurred = BY_NAME["blur"].change(noise.clone(), low)  # a deviation of 0.96 pixels
     assert float(blurred.var() / noise.var()) == pytest.approx(1 / (4 * np.pi * 0.96**2), rel=0.1)
 
@@ -117,6 +117,8 @@ def test_every_change_gives_images_and_depends_on_its_numbers(transform: Transfo
     assert torch.equal(transform.change(images.clone(), 1 - drawn), first) is not transform.random
     one = transform.change(images[2:3].clone(), drawn[2:3])
     torch.testing.assert_close(one, first[2:3], atol=1e-6, rtol=0)  # images do not see one another
+    other_layout = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(transform.change(other_layout, drawn), first, atol=1e-6, rtol=0)
 
 
 def test_families() -> None:

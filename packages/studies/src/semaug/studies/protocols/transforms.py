@@ -26,7 +26,7 @@ CROP_AREA = (0.5, 1.0)
 CROP_ASPECT = 4 / 3
 STRENGTH = 0.4  # brightness, contrast, saturation: 0.6 to 1.4
 HUE = 0.1  # turns either way
-SIGMA = (0.015, 0.03)  # of the side
+SIGMA = (0.01, 0.02)  # of the side
 
 _GEOMETRY, _COLOUR = slice(0, 6), 6  # where a change's numbers begin
 
@@ -103,7 +103,7 @@ def _jitter(**strengths: float) -> Callable[[Tensor, Tensor], Tensor]:
             strength = strengths.get(name, 0.0)
             drawn[:, field] = _between(own[:, place], 1 - strength, 1 + strength)
         drawn[:, fields.P_HUE] = _between(own[:, 3], -1, 1) * strengths.get("hue", 0.0)
-        return colour(images, drawn)
+        return colour(images.contiguous(), drawn)
 
     return change
 
@@ -111,13 +111,13 @@ def _jitter(**strengths: float) -> Callable[[Tensor, Tensor], Tensor]:
 def _gray(images: Tensor, numbers: Tensor) -> Tensor:
     drawn = _unchanged(len(images))
     drawn[:, fields.P_GRAY] = 1
-    return colour(images, drawn)
+    return colour(images.contiguous(), drawn)
 
 
 def _blur(images: Tensor, numbers: Tensor) -> Tensor:
     drawn = _unchanged(len(images))
     drawn[:, fields.P_SIGMA] = images.shape[-1] * _between(numbers.cpu()[:, _COLOUR + 4], *SIGMA)
-    return colour(images, drawn)
+    return colour(images.contiguous(), drawn)
 
 
 def _chain(*changes: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -40,7 +40,9 @@ class TrainAndScore:
         places = {"images": self.plan.images, "train": self.train, "test": self.test}
         content = {role: inputs_of(open_source(spec)) for role, spec in places.items()}
         guidance = Artifact.open(self.plan.guidance, "guidance").digest if self.plan.guidance else None
-        return {"plan": self.plan.describe(), "content": content, "guidance": guidance, "kept": self.keep_features}
+        plan = {"plan": self.plan.describe(), "content": content, "guidance": guidance, "kept": self.keep_features}
+        pairs = self.plan.pair_options.get("semantic")
+        return plan | ({"pairs": Artifact.open(pairs, "pairs").digest} if pairs is not None else {})
 
     def run(self, on_progress: OnProgress) -> dict[str, Any]:
         """Train (or go on), embed, score; returns the measures."""

@@ -10,6 +10,7 @@ COMMANDS = {
     "status": ("pairs_curate:status", "How far the judging is, and how far curators agree."),
     "build": ("pairs_tables:build", "Freeze accepted pairs into an artifact, or make a control of them."),
     "check": ("pairs_tables:check", "Find what is wrong with a set of pairs."),
+    "compare": ("pairs_compare:compare", "Train on pairs and on their controls, like for like; rank the gains."),
     "export": ("pairs_tables:export", "Write pairs as JSON lines or CSV."),
     "import": ("pairs_tables:import_", "Turn JSON lines or CSV into a pair artifact."),
 }

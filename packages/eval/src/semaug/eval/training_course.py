@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -152,6 +153,8 @@ class Checkpoints:
         if self.folder is not None:
             for path in self.folder.glob(f"*-{self._mark}.ckpt"):
                 path.unlink(missing_ok=True)
+            with suppress(OSError):  # others keep theirs here
+                self.folder.rmdir()
 
 
 def train_course(

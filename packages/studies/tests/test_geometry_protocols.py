@@ -140,7 +140,7 @@ def test_views_are_the_presets_and_no_training_epochs(run: Path) -> None:
     pairs.set_epoch(-1)
     from semaug.artifacts.draws import generator
 
-    chosen = sorted(generator(3, "two-views-limit").permutation(90)[:40].tolist())
+    chosen = sorted(generator(3, "geometry-limit").permutation(90)[:40].tolist())
     with torch.inference_mode():
         expected, _ = embedder.work.encode(torch.stack([pairs[i][1] for i in chosen]))
     np.testing.assert_allclose(second, expected.numpy(), atol=1e-4)
@@ -180,6 +180,15 @@ def test_geometry_of_a_run(run: Path) -> None:
     assert {m.metric.rsplit("/", 1)[1] for m in missing} >= {"alignment", "infonce_bound"}
     assert all(m.reason == "not asked for" for m in missing)
     assert without.value("geometry/backbone/twonn") == found.value("geometry/backbone/twonn")
+
+
+def test_more_images_than_the_limit_are_drawn_from(run: Path) -> None:
+    features = Embedder(run, keep=False).features(IMAGES)
+    found = run_geometry(features, "not asked for", limit=30)
+    assert {m.n for m in found if m.metric.endswith("/uniformity")} == {30}
+    assert "measured on 30 of 90 images, drawn at random" in found.warnings
+    assert found == run_geometry(features, "not asked for", limit=30)
+    assert found != run_geometry(features, "not asked for", limit=30, seed=1)
 
 
 def test_views_more_alike_align_better(run: Path) -> None:

@@ -16,7 +16,7 @@ from semaug.artifacts.draws import generator
 from semaug.artifacts.errors import MissingDependency
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
 from semaug.eval.errors import EvaluationError
-from semaug.eval.geometry.results import GeometryResult, directed, undefined, why_unusable
+from semaug.eval.geometry.results import GeometryResult, directed, undefined, unit_rows, why_unusable
 from semaug.eval.measures import Measure
 from semaug.eval.statistics import summarise
 
@@ -46,16 +46,16 @@ def evaluate_betti(
         _ripser()
     if reason := why_unusable(features, _LEAST):
         return undefined(metrics, len(features), reason)
-    points, warnings = directed(features)
-    size = min(subsample, len(points))
+    directions, warnings = directed(features)
+    size = min(subsample, len(directions))
     if size < _LEAST:
         reason = f"{size} of {len(features)} features have a direction, at least {_LEAST} are needed"
         return GeometryResult(undefined(metrics, size, reason).measures, warnings)
-    draws = draws if len(points) > size else 1
+    draws = draws if len(directions) > size else 1
     found: dict[str, list[float | None]] = {metric: [] for metric in metrics}
     for draw in range(draws):
-        rows = generator(seed, "betti-subsample", draw).permutation(len(points))[:size]
-        distances = squareform(pdist(points[rows]))
+        rows = generator(seed, "betti-subsample", draw).permutation(directions)[:size]
+        distances = squareform(pdist(unit_rows(features[rows])))
         found["betti0_auc"].append(betti0_auc(distances))
         if loops:
             found["betti1_auc"].append(betti1_auc(distances))

@@ -209,10 +209,11 @@ def _summary(metric: str, drawn: Sequence[NDArray[np.float64]], random: bool) ->
 
 def _between_images(plain: NDArray[np.float32]) -> tuple[float | None, str]:
     """The mean cosine of all pairs of different images, from the length of the sum of unit features; or why not."""
-    units, _ = directed(plain)
-    n = len(units)
+    directions, _ = directed(plain)
+    n = len(directions)
     if n < 2:
         return None, f"{n} images with a direction, at least 2 are needed"
+    units = unit_rows(plain[directions])
     return float((np.square(units.sum(axis=0)).sum() - n) / (n * (n - 1))), ""
 
 

@@ -99,12 +99,12 @@ def unit_rows(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return exact / np.where(length > 0, length, 1)
 
 
-def directed(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Unit rows of those that have a direction, and a warning that counts the others."""
-    kept = np.any(values != 0, axis=1)
-    lost = int((~kept).sum())
+def directed(values: NDArray[np.floating]) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+    """The rows that have a direction, and a warning that counts the others."""
+    kept = np.flatnonzero(np.any(values != 0, axis=1))
+    lost = len(values) - len(kept)
     notes = (f"{lost} of {len(values)} features are all zero and have no direction: left out",) if lost else ()
-    return unit_rows(values[kept]), notes
+    return kept, notes
 
 
 def finite_mean(values: NDArray[np.float64]) -> tuple[float, float]:

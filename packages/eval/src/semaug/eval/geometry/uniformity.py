@@ -42,12 +42,15 @@ def evaluate_uniformity(
         raise EvaluationError(f"t of {t}; give more than 0 and at most {LARGEST_T:g} (the paper's is 2)")
     if reason := why_unusable(features, 2):
         return undefined(["uniformity"], len(features), reason)
-    points, warnings = directed(features)
-    if len(points) < 2:
-        reason = f"{len(points)} of {len(features)} features have a direction, at least 2 are needed"
-        return GeometryResult(undefined(["uniformity"], len(points), reason).measures, warnings)
-    value, error = _log_mean_potential(points, t, device, on_progress)
-    return GeometryResult(tuple(with_error("uniformity", value, error, len(points))), warnings)
+    rows, warnings = directed(features)
+    n = len(rows)
+    if n < 2:
+        reason = f"{n} of {len(features)} features have a direction, at least 2 are needed"
+        return GeometryResult(undefined(["uniformity"], n, reason).measures, warnings)
+    parts = (unit_rows(features[rows[start : start + BLOCK]]) for start in range(0, n, BLOCK))
+    blocks = [torch.from_numpy(part).to(device, torch.float32) for part in parts]
+    value, error = _log_mean_potential(blocks, t, on_progress)
+    return GeometryResult(tuple(with_error("uniformity", value, error, n)), warnings)
 
 
 def evaluate_alignment(first: NDArray[np.floating], second: NDArray[np.floating], alpha: float = 2.0) -> GeometryResult:
@@ -72,14 +75,10 @@ def evaluate_alignment(first: NDArray[np.floating], second: NDArray[np.floating]
     return GeometryResult(tuple(with_error("alignment", value, error, int(kept.sum()))), warnings)
 
 
-def _log_mean_potential(
-    points: NDArray[np.float64], t: float, device: str, on_progress: OnProgress
-) -> tuple[float, float]:
+def _log_mean_potential(blocks: list[torch.Tensor], t: float, on_progress: OnProgress) -> tuple[float, float]:
     """log of the mean of exp(-t |u - v|^2) over distinct pairs of unit rows, and its standard error."""
-    n = len(points)
-    blocks = [torch.from_numpy(points[start : start + BLOCK]).float().to(device) for start in range(0, n, BLOCK)]
-    of_point = [torch.zeros(len(block), dtype=torch.float64, device=device) for block in blocks]
-    done = 0
+    n, done = sum(map(len, blocks)), 0
+    of_point = [torch.zeros(len(block), dtype=torch.float64, device=block.device) for block in blocks]
     with torch.inference_mode():
         for i, rows in enumerate(blocks):
             for j in range(i, len(blocks)):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 VIEWS = "symmetric"
 """The preset of the two views that alignment is taken on, whatever a run was trained with."""
-VIEW_LIMIT, INVARIANCE_LIMIT = 2000, 500
+PAIR_LIMIT, VIEW_LIMIT, INVARIANCE_LIMIT = 50_000, 2000, 500
 _VIEW_EPOCH = -1  # so that no training has seen these very views
 _BATCH = 128
 
@@ -42,6 +42,7 @@ def run_geometry(
     features: Features,
     views: TwoViews | str,
     *,
+    limit: int | None = PAIR_LIMIT,
     loops: bool = False,
     device: str = "cpu",
     seed: int = 0,
@@ -49,10 +50,17 @@ def run_geometry(
 ) -> GeometryResult:
     """Dimension, uniformity, Betti curves, alignment and InfoNCE bound, in backbone and in projector space.
 
-    ``views`` is what ``two_views`` makes, or the reason why there is none. ``loops`` adds beta_1 (extra `tda`).
+    ``views`` is what ``two_views`` makes, or the reason why there is none. Every pair of at most ``limit`` images is
+    looked at, drawn at random from more (a warning says so). ``loops`` adds beta_1 (extra `tda`).
     """
-    from semaug.eval.geometry.results import joined
+    import numpy as np
 
+    from semaug.eval.geometry.results import GeometryResult, joined
+
+    total, notes = len(features), tuple(features.notes)
+    if limit is not None and limit < total:
+        features = features.take(np.asarray(_chosen(total, limit, seed), dtype=np.intp))
+        notes += (f"measured on {limit:,} of {total:,} images, drawn at random",)
     spaces = {"backbone": features.features, "projector": features.projections}
     found = [
         _of_space(values, views if isinstance(views, str) else views.spaces[space], loops, device, seed, on_progress)
@@ -60,7 +68,8 @@ def run_geometry(
         for space, values in spaces.items()
         if values is not None
     ]  # fmt: skip
-    return joined(found).under("geometry")
+    result = joined(found).under("geometry")
+    return GeometryResult(result.measures, notes + result.warnings)
 
 
 def _of_space(
@@ -141,7 +150,7 @@ def _chosen(total: int, limit: int | None, seed: int) -> list[int]:
         raise InvalidOption(f"a limit of {limit} images; give at least 1")
     if limit is None or limit >= total:
         return list(range(total))
-    return sorted(generator(seed, "two-views-limit").permutation(total)[:limit].tolist())
+    return sorted(generator(seed, "geometry-limit").permutation(total)[:limit].tolist())
 
 
 def _view_batches(

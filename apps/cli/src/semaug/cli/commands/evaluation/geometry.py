@@ -33,8 +33,17 @@ def _image_options(function: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Images to take two views of, for alignment and the InfoNCE bound (0: leave them out).",
 )
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=50_000,
+    show_default=True,
+    help="Measure all pairs of a random so many images (0: of all).",
+)
 @click.option("--loops", is_flag=True, help="Also the Betti curve of loops (extra `tda`).")
-def geometry(run: Path, images: str, out: Path | None, seed: int, as_json: bool, views: int, loops: bool) -> None:
+def geometry(
+    run: Path, images: str, out: Path | None, seed: int, as_json: bool, views: int, limit: int, loops: bool
+) -> None:
     """Intrinsic dimension, uniformity, alignment, Betti curves and the InfoNCE bound.
 
     Example: semaug eval geometry run/ --images photos/test
@@ -45,7 +54,7 @@ def geometry(run: Path, images: str, out: Path | None, seed: int, as_json: bool,
     with progress() as bar:
         options: dict[str, Any] = {"seed": seed, "device": pick_device(), "on_progress": bar}
         seen = two_views(run, images, limit=views, workers=settings().workers, **options) if views else "not asked for"
-        result = run_geometry(features, seen, loops=loops, **options)
+        result = run_geometry(features, seen, limit=limit or None, loops=loops, **options)
     report(run, out, "geometry", result, [features] if isinstance(seen, str) else [features, seen], as_json)
 
 

@@ -10,7 +10,7 @@ from semaug.artifacts.store import package_versions
 from semaug.studies.comparison import Compared, best_control, compare, verdict_of
 from semaug.studies.jobs import TEST_FEATURES
 from semaug.studies.quickstart import Guided, QuickstartPlan, QuickstartResult, config_of, pair_options
-from semaug.studies.run_report import curves_of, hardware
+from semaug.studies.run_page import curves_of, hardware
 from semaug.studies.runner import Outcome
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ COMMANDS = {
     "segment": ("evaluation.detection:segment", "Instance segmentation, fine-tuned: Mask R-CNN."),
     "geometry": ("evaluation.geometry:geometry", "Dimension, uniformity, alignment, Betti curves."),
     "invariance": ("evaluation.geometry:invariance", "What features keep of changed images."),
+    "figures": ("evaluation.figures:figures", "The pictures of a run, as files and one page."),
     "all": ("evaluation.everything:everything", "Every protocol that fits, and a report."),
 }
 """verb -> (module:attribute below ``semaug.cli.commands``, short help)."""

@@ -123,7 +123,7 @@ def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32], strength: float
 
     grey = image.astype(np.float32).mean(2, keepdims=True).repeat(3, 2)
     colour = matplotlib.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3] * 255
-    share = strength * np.sqrt(heat)[..., None]
+    share = strength * heat[..., None]
     return Image.fromarray(((1 - share) * grey + share * colour).round().clip(0, 255).astype(np.uint8))
 
 

@@ -102,8 +102,8 @@ def quality_curve(
     with styled():
         figure, (axes,) = new_figure(6.2, 3.6)
         axes.axhline(100 * found.overall, color=MUTED, linestyle="--", linewidth=1.2)
-        right = (1.0, 100 * found.overall)
-        axes.text(*right, " all", color=INK, fontsize=9, transform=axes.get_yaxis_transform(), va="center")
+        right = (1.01, 100 * found.overall)
+        axes.text(*right, "all", color=INK, fontsize=9, transform=axes.get_yaxis_transform(), va="center")
         x = [row.centre for row in found.bins]
         y = [100 * row.accuracy for row in found.bins]
         for row in found.bins:
@@ -114,7 +114,8 @@ def quality_curve(
         for name, value in (thresholds or {}).items():
             if low < value < high:
                 axes.axvline(value, color=colour(1), linewidth=1.2)
-                axes.text(value, 0.03, f" {name}", color=INK, fontsize=9, transform=axes.get_xaxis_transform())
+                where = axes.get_xaxis_transform()
+                axes.annotate(name, (value, 0.03), (4, 0), where, "offset points", color=INK, fontsize=9)
         axes.set(xlabel="quality score Q", ylabel="top-1 accuracy, %")
         return render(figure, image_format)
 

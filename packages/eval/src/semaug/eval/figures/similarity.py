@@ -73,10 +73,8 @@ def similarity_histogram(
             label = f"normal: mean {fit.mean:.3f}, sd {fit.sd:.3f}"
             axes.plot(x, stats.norm.pdf(x, fit.mean, fit.sd), color=colour(1), label=label)
         axes.axvline(threshold, color=MUTED, linestyle="--", linewidth=1.2)
-        axes.text(
-            threshold, 0.97, f" {fit.below:.1%} below {threshold:g}", color=INK, fontsize=9,
-            transform=axes.get_xaxis_transform(), va="top", ha="left",
-        )  # fmt: skip
+        below, where = f"{fit.below:.1%} below {threshold:g}", axes.get_xaxis_transform()
+        axes.annotate(below, (threshold, 0.97), (5, 0), where, "offset points", color=INK, fontsize=9, va="top")
         axes.set(xlabel=xlabel, ylabel="density")
         axes.grid(axis="x", visible=False)
         if fit.sd > 0:

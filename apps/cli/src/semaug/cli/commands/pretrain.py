@@ -37,7 +37,7 @@ PRESETS = (
 TRANSFORMS = (
     "full", "no_gray", "no_jitter", "no_blur", "no_flip", "no_rotation", "crop_only", "identity",
 )  # fmt: skip
-EXPORT_FORMATS = ("torchvision", "timm", "onnx")
+EXPORT_FORMATS = ("torchvision", "timm", "onnx", "detectron2")
 INIT_FORMATS = ("auto", "semaug", "torchvision", "timm", "lightly", "solo", "moco", "dino")
 PAIR_OPTIONS = (
     "preset", "transforms", "rotation", "semantic", "crop", "scale", "box_scale", "margin", "tau", "tau_mask",
@@ -336,7 +336,7 @@ def _plan(folder: str, method: str, options: dict[str, Any]) -> Any:
 
 @group.command("export")
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
-@out_option("the weights (.safetensors, .pth) or the model (.onnx)", file=True)
+@out_option("the weights (.safetensors, .pth; .pkl for detectron2) or the model (.onnx)", file=True)
 @click.option("--format", "format_", type=click.Choice(EXPORT_FORMATS), required=True, help="For which program.")
 @json_option
 def export(run: str, out: Path, format_: str, as_json: bool) -> None:
@@ -347,9 +347,10 @@ def export(run: str, out: Path, format_: str, as_json: bool) -> None:
       semaug pretrain export run/ --format torchvision --out resnet18.pth
     """
     from semaug.ssl_methods import export_encoder, load_encoder
+    from semaug.studies.protocols.detection import export_for_detectron2
 
     encoder, card = load_encoder(run)
-    notes = export_encoder(encoder, format_, out)
+    notes = export_for_detectron2(encoder, out) if format_ == "detectron2" else export_encoder(encoder, format_, out)
     result = {"file": str(out), "format": format_, "backbone": card.backbone, "notes": list(notes)}
     emit(result, as_json, "\n".join([f"{out}: {card.backbone} for {format_}", *notes]))
 

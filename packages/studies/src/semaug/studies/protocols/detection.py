@@ -91,6 +91,15 @@ def run_detection(
     return DetectionReport(RepeatedDetection(runs, warnings), schedule.describe(), spec.describe(), sources)
 
 
+def export_for_detectron2(encoder: Encoder, out: Path) -> tuple[str, ...]:
+    """Write the encoder's ResNet as detectron2 reads it; returns the settings that detectron2 needs for it."""
+    from semaug.eval.detection.detectron2 import export_detectron2
+
+    notes = export_detectron2(encoder.backbone, out)
+    mean, std = ([round(255 * v, 4) for v in values] for values in (encoder.spec.mean, encoder.spec.std))
+    return (*notes, f"set MODEL.PIXEL_MEAN {mean} and MODEL.PIXEL_STD {std}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     encoder: Encoder

@@ -265,7 +265,7 @@ def _propose_class(name: str, vectors: _Vectors, rule: ProposalRule, seed: int) 
     order = np.lexsort((second, first, -score.round(_PLACES)))
     taken = _take(first[order], second[order], groups, rule)
     picked = order[taken]
-    parts = np.stack(vectors.pairs(first[picked], second[picked]), axis=1).round(_PLACES).tolist()
+    parts = np.stack(vectors.pairs(first[picked], second[picked]), axis=1).astype(np.float64).round(_PLACES).tolist()
     return [
         _Chosen(int(first[p]), int(second[p]), round(float(score[p]), _PLACES), tuple(row))
         for p, row in zip(picked, parts, strict=True)

@@ -36,6 +36,8 @@ _BLOCK = 512
 _OCTAVES = 4.0
 _SAME_HASH, _SAME_OBJECT, _SAME_CONTEXT = 3, 0.97, 0.05
 _PLACES = 6
+_ROUNDING = 1e-6
+"""By how much one product of two vectors may differ from another of the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,7 @@ class _Ranking:
     def of(cls, vectors: _Vectors, rule: ProposalRule, name: str, seed: int) -> _Ranking:
         parts = vectors.pairs(*_random_pairs(len(vectors), generator(seed, "propose", key=name)))
         deviation = tuple(float(p.std()) or 1.0 for p in parts)
-        least = float(np.quantile(parts[0], rule.min_similarity))
+        least = float(np.quantile(parts[0], rule.min_similarity)) - _ROUNDING
         return cls(tuple(float(p.mean()) for p in parts), deviation, rule.weights, least)
 
     def score(self, parts: Sequence[Floats]) -> Floats:

@@ -7,7 +7,7 @@ chosen on a selection split among them, and scores the test set.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -134,7 +134,7 @@ def rounding_warning(pair: LabelledPair, share: float) -> tuple[str, ...]:
 def _probe(labelled: Features, settings: SemiSettings) -> LbfgsSettings:
     if _selectable(labelled):
         return settings.probe
-    return LbfgsSettings((settings.fixed_penalty,), settings.probe.iterations, settings.probe.tolerance)
+    return replace(settings.probe, penalties=(settings.fixed_penalty,))
 
 
 def _selectable(labelled: Features) -> bool:

@@ -24,7 +24,7 @@ def group() -> None:
     """Index, pack, describe and verify images and artifacts.
 
     SOURCE is a folder, a packed store or other artifact with images, a .csv or .parquet list, torchvision:NAME?root=..,
-    hf:PATH?split=.., or scenes:train.
+    hf:PATH?split=.., scenes:train, or a well-known set by name, such as cifar100:train?root=DIR.
     """
 
 

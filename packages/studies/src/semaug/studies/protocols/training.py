@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -83,6 +84,11 @@ def labelled_images(
     notes = enlarged_note(np.asarray(sizes, np.int32).reshape(-1, 2), size)
     labels = labels_of(source)[kept] if kept else np.empty(0, np.int64)
     return LabelledImages(labels, keys, source.class_names, shown.views, shown.plain, tuple(skipped), notes)
+
+
+def readers(workers: int, device: str) -> int:
+    """Threads that read and render images: those asked for, else one, and on a GPU as many as there are cores."""
+    return workers or (1 if device == "cpu" else min(16, os.cpu_count() or 1))
 
 
 class _Shown:
@@ -218,7 +224,7 @@ def run_finetune(
 
     if repeats < 1:
         raise InvalidOption(f"{repeats} repeats; give at least 1")
-    images = _Images(run, train, test, seed, scale, workers, on_progress)
+    images = _Images(run, train, test, seed, scale, readers(workers, device), on_progress)
     with _checkpoints(images, out, "finetune", settings) as kept:
         result: FinetuneResult = evaluate_finetune(
             images.encoder.backbone, images.encoder.feature_dim, images.train, images.test, settings,
@@ -249,7 +255,7 @@ def semi_finetuned(
     from semaug.eval.probes.finetune import RECIPES, evaluate_semi_finetune
 
     settings = settings or RECIPES["few-labels"]
-    images = _Images(run, train, test, seed, scale, workers, on_progress)
+    images = _Images(run, train, test, seed, scale, readers(workers, device), on_progress)
     with _checkpoints(images, out, "semi-finetune", settings) as kept:
         result: SemiFinetuneResult = evaluate_semi_finetune(
             images.encoder.backbone, images.encoder.feature_dim, images.train, images.test, settings, shares=shares,
@@ -356,7 +362,8 @@ def run_distil(
     source = open_source(images)
     inputs = {**inputs_of(source), "teacher": card.weights_digest}
     made = _Student(student, identity, inputs, out, overwrite)
-    shown = labelled_images(source, student.spec, seed=seed, scale=scale, workers=workers, on_progress=on_progress)
+    threads = readers(workers, device)
+    shown = labelled_images(source, student.spec, seed=seed, scale=scale, workers=threads, on_progress=on_progress)
     losses = made.trained(teacher, shown, settings, seed, device, on_progress)
     fresh = _student(backbone, teacher, seed, options)
     result = _score(run, out, fresh, (train, test), losses, device=device, workers=workers, keep=keep, seed=seed)

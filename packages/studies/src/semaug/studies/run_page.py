@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,34 +19,79 @@ if TYPE_CHECKING:
     from semaug.studies.run_report import Outcome, Protocol
 
 
-def measures_table(rows: Mapping[str, Any], protocol: Protocol) -> Table:
-    """One line a metric: its value, the spread and interval that were measured with it, and n.
+def measures_tables(rows: Mapping[str, Any], protocol: Protocol) -> list[Table]:
+    """The measures as a person reads them: first what has no space of its own, then backbone beside projector."""
+    shown = headline(rows)
+    spaced = {name: parts for name in shown if (parts := _parts(name, shown)) is not None}
+    raw = {name: row for name, row in shown.items() if name not in spaced and _raw(name)}
+    plain = {name: row for name, row in shown.items() if name not in spaced and name not in raw}
+    title = f"{protocol.title}: what was measured"
+    tables = [_plain_table(title, plain, protocol)] if plain else []
+    tables += [_space_table(shown, spaced, protocol)] if spaced else []
+    beside = replace(protocol, unit="", scale=1.0, digits=3)
+    return tables + ([_plain_table(f"{protocol.title}: counts and settings", raw, beside)] if raw else [])
 
-    ``x_std``, ``x_interval_low`` and ``x_interval_high`` belong to the line of ``x``; columns without any are left out.
-    """
+
+_RAW_WORDS = ("labelled", "learning_rate", "train_loss")
+
+
+def _raw(name: str) -> bool:
+    """Whether a metric is a count, a rate or a loss, also where its protocol's measures are shares."""
+    return name.rsplit("/", 1)[-1].startswith(_RAW_WORDS)
+
+
+_SPACES = ("backbone", "projector")
+_ENDINGS = ("_std", "_interval_low", "_interval_high")
+"""What is measured beside a metric: its spread, and the ends of its interval."""
+
+
+def _parts(name: str, shown: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Space and rest of a metric that is measured in both spaces; None for others."""
+    parts = _base(name).split("/")
+    if len(parts) < 3 or parts[1] not in _SPACES:
+        return None
+    both = all("/".join((parts[0], space, *parts[2:])) in shown for space in _SPACES)
+    return (parts[1], "/".join((parts[0], *parts[2:]))) if both else None  # a spread goes with its metric
+
+
+def _space_table(shown: Mapping[str, Any], spaced: Mapping[str, tuple[str, str]], protocol: Protocol) -> Table:
+    """One line a metric: the values in both spaces, with their standard deviations, and n."""
+    from semaug.eval.report import Column, Table
+    from semaug.eval.statistics import Summary
+
+    lines: dict[str, dict[str, Any]] = {}
+    for name, (space, rest) in spaced.items():
+        if _base(name) in shown and _base(name) != name:
+            continue
+        row, sd = shown[name], shown.get(name + _ENDINGS[0], {}).get("value")
+        cell = _cell(row, protocol)
+        lines.setdefault(rest, {"n": row["n"]})[space] = cell if sd is None else Summary(row["value"], sd, row["n"])
+    number = {"digits": protocol.digits, "scale": protocol.scale, "unit": protocol.unit}
+    columns = (Column("metric"), *(Column(s, **number) for s in _SPACES), Column("n", digits=0))  # type: ignore[arg-type]
+    cells = tuple((label_of(rest), *(line[s] for s in _SPACES), line["n"]) for rest, line in lines.items())
+    spread = any(isinstance(line[s], Summary) for line in lines.values() for s in _SPACES)
+    note = "After ±: the standard deviation over seeds or draws." if spread else ""
+    return Table(f"{protocol.title}, in backbone and in projector space", columns, cells, note)
+
+
+def _plain_table(title: str, shown: Mapping[str, Any], protocol: Protocol) -> Table:
+    """One line a metric: its value, the spread and interval that were measured with it, and n; columns without any
+    value are left out."""
     from semaug.eval.report import Column, Table
 
-    shown = headline(rows)
     lines = []
     for name, row in shown.items():
         if _base(name) in shown and _base(name) != name:
             continue
-        lines.append(
-            (
-                label_of(name),
-                _cell(row, protocol),
-                *(shown.get(name + end, {}).get("value") for end in _ENDINGS),
-                row["n"],
-            )
-        )
+        spread = (shown.get(name + end, {}).get("value") for end in _ENDINGS)
+        lines.append((label_of(name), _cell(row, protocol), *spread, row["n"]))
     number = {"digits": protocol.digits, "scale": protocol.scale}
-    names = (protocol.unit, "std", "low", "high")
     columns = [Column("metric"), Column("value", unit=protocol.unit, **number)]  # type: ignore[arg-type]
-    columns += [Column(name, **number) for name in names[1:]]  # type: ignore[arg-type]
+    columns += [Column(name, **number) for name in ("std", "low", "high")]  # type: ignore[arg-type]
     columns.append(Column("n", digits=0))
     kept = [i for i in range(len(columns)) if i not in (2, 3, 4) or any(line[i] is not None for line in lines)]
     return Table(
-        f"{protocol.title}: what was measured",
+        title,
         tuple(columns[i] for i in kept),
         tuple(tuple(line[i] for i in kept) for line in lines),
         "Between low and high lies the 95% interval." if 3 in kept else "",
@@ -60,9 +106,6 @@ def _cell(row: Mapping[str, Any], protocol: Protocol) -> Any:
     if value is None:
         return Missing(row["reason"])
     return int(value) if protocol.scale == 1 and abs(value) >= 1000 and float(value).is_integer() else value
-
-
-_ENDINGS = ("_std", "_interval_low", "_interval_high")
 
 
 def _base(name: str) -> str:
@@ -103,7 +146,7 @@ _HIGHLIGHTS = {
     "linear/top1": "linear",
     "knn/backbone/top1": "kNN",
     "svm/top1": "SVM",
-    "kmeans/backbone/accuracy": "k-means",
+    "kmeans/backbone/inductive/accuracy": "k-means",
 }
 """Metrics for the top of the page, where they were measured."""
 

@@ -20,7 +20,7 @@ from semaug.studies.run_page import (
     curves_section,
     highlights_of,
     left_out,
-    measures_table,
+    measures_tables,
     overview,
     provenance,
     verdict_on,
@@ -168,7 +168,7 @@ def _found(name: str, subject: Subject, out: Path) -> list[Outcome]:
     text = Paragraph(f"Found in `{name}.json`, written {where.get('created', 'earlier')}{of and f' on {of}'}.", "note")
     blocks: tuple[Block, ...] = (
         text,
-        measures_table(rows, protocol),
+        *measures_tables(rows, protocol),
         *(Paragraph(warning, "warning") for warning in warnings),
     )
     return [Outcome(name, protocol.title, "found", None, rows, (Section(protocol.title, blocks),))]
@@ -209,7 +209,7 @@ def _finish(
     )
     if rows:
         write_results(out, name, rows, ran_on=where, warnings=found.warnings)
-    table = [measures_table(rows, protocol)] if rows and protocol.tabled else []
+    table = measures_tables(rows, protocol) if protocol.tabled else []
     warnings = (Paragraph(warning, "warning") for warning in found.warnings)
     section = Section(protocol.title, (*table, *warnings, *found.blocks))
     store_section(section, folder)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from semaug.artifacts.decode import encode_png
+from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import ArtifactError, ArtifactMismatch, InvalidOption
 from semaug.artifacts.progress import Progress
 from semaug.eval.detection.data import DetectionDataError, DetectionSet
@@ -25,6 +30,7 @@ from semaug.eval.detection.examples import Draw, draws_by_step, make_batch
 from semaug.eval.detection.fine_tuning import CHECKPOINT, fine_tune
 from semaug.eval.detection.model import C4Heads, DetectorSpec, build_detector, cell_side, norm_parameters
 from semaug.eval.detection.prediction import predict
+from semaug.eval.detection.ranks import Ranks
 from semaug.eval.detection.schedules import SCHEDULES, Schedule, schedule_of
 from semaug.eval.detection.scores import score_detections
 from semaug.eval.errors import EvaluationError
@@ -333,3 +339,64 @@ def test_the_export_is_read_without_running_anything(backbone, tmp_path):
     small.conv1 = nn.Conv2d(3, 64, 3, bias=False)
     with pytest.raises(InvalidOption, match="small-image stem"):
         detectron2_weights(small)
+
+
+RANK = """
+import sys
+from pathlib import Path
+import torch
+from torchvision.models.resnet import BasicBlock, ResNet
+from semaug.eval.detection.door import open_detection_set
+from semaug.eval.detection.fine_tuning import fine_tune
+from semaug.eval.detection.model import DetectorSpec, build_detector
+from semaug.eval.detection.ranks import started_ranks
+from semaug.eval.detection.schedules import Schedule
+
+torch.set_num_threads(1)
+spec, out = sys.argv[1:]
+torch.manual_seed(0)
+detector = build_detector(ResNet(BasicBlock, [1, 1, 1, 1]), DetectorSpec(2, (0.5,) * 3, (0.2,) * 3, samples=8), seed=1)
+schedule = Schedule("tiny", 1, (), 0, (64,), test_side=64, batch_size=4, lr=0.01, precise_batches=0)
+with started_ranks("cpu") as (ranks, device):
+    fine_tune(detector, open_detection_set(spec), schedule, Path(out), identity={}, seed=1, device=device, ranks=ranks)
+    torch.save({name: p.detach() for name, p in detector.named_parameters()}, f"{out}/rank{ranks.rank}.pth")
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_take_the_mean_of_their_gradients(squares, tmp_path):
+    """Against both halves of the batch in one process: gradients averaged, one step of SGD by hand."""
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-c", RANK, squares.spec, str(tmp_path)]
+    ranks = [subprocess.Popen(command, env={**os.environ, **place, "RANK": r, "LOCAL_RANK": r}) for r in "01"]
+    assert [rank.wait(timeout=500) for rank in ranks] == [0, 0]
+    first, second = (torch.load(tmp_path / f"rank{r}.pth", weights_only=True) for r in (0, 1))
+
+    torch.manual_seed(0)
+    start = ResNet(BasicBlock, [1, 1, 1, 1])
+    detector = build_detector(start, DetectorSpec(2, (0.5,) * 3, (0.2,) * 3, samples=8), seed=1).train()
+    schedule = Schedule("tiny", 1, (), 0, (64,), test_side=64, batch_size=4, lr=0.01, precise_batches=0)
+    draws = next(draws_by_step([i.size for i in squares.images], 4, 1))
+    plain, gradients = norm_parameters(detector), dict[str, torch.Tensor]()
+    for rank in (0, 1):
+        batch = make_batch(squares.images, draws[rank::2], schedule, 1, False)
+        torch.manual_seed(draw_key(1, "detection-step", 0, "", view=rank) >> 1)
+        detector.zero_grad()
+        sum(detector(batch.images, batch.targets).values()).backward()
+        for name, p in detector.named_parameters():
+            gradients[name] = gradients.get(name, 0) + p.grad / 2
+    for name, p in detector.named_parameters():
+        wanted = p.detach() - 0.01 * (gradients[name] + (0 if name in plain else 1e-4) * p.detach())
+        torch.testing.assert_close(first[name], wanted, atol=1e-6, rtol=1e-4)
+        assert torch.equal(first[name], second[name]), name
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def test_a_batch_is_dealt_evenly_or_not_at_all(backbone, squares, tmp_path):
+    with pytest.raises(InvalidOption, match="batch of 2 images cannot be dealt to 3 processes"):
+        train(backbone, squares, tmp_path, ranks=Ranks(1, 3))

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,12 +24,14 @@ from semaug.artifacts.store import require_same, take_lock
 from semaug.eval.detection.data import AnnotatedImage, DetectionDataError, DetectionSet
 from semaug.eval.detection.examples import Batch, draws_by_step, read_ahead
 from semaug.eval.detection.model import norm_parameters
+from semaug.eval.detection.ranks import Ranks
 from semaug.eval.detection.schedules import Schedule
 from semaug.eval.errors import EvaluationError
 
 CHECKPOINT = "last.ckpt"
 RECORD = "record.json"
 LOSSES = "losses.csv"
+NOTED_EVERY = 20
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ def fine_tune(
     masks: bool = False,
     workers: int = 0,
     device: str = "cpu",
+    ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
     checkpoint_every: int = 500,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,
@@ -60,16 +63,22 @@ def fine_tune(
 
     Images without an object to learn from are left out, as detectron2 does. ``folder`` holds ``record.json``
     (``identity`` and the schedule), ``last.ckpt`` (tensors and plain values) and ``losses.csv``; a rerun of the same
-    identity goes on from the checkpoint, another is refused with ``ArtifactMismatch`` unless ``overwrite``.
+    identity goes on from the checkpoint, another is refused with ``ArtifactMismatch`` unless ``overwrite``. Of several
+    ``ranks`` each takes its part of a batch, and the first writes.
     Raises ``EvaluationError`` where the loss is no longer finite.
     """
     images = [i for i in data.images if (~i.objects.crowd).any()]
     if not images:
         raise DetectionDataError(f"{data.spec} has {len(data)} images and no object to train on; check the labels")
-    record = json.loads(json.dumps({**identity, "seed": seed, "schedule": schedule.describe()}))
-    with _held(folder, record, overwrite):
+    ranks.require_batch(schedule.batch_size)
+    own = {"seed": seed, "ranks": ranks.count, "schedule": schedule.describe()}
+    record = json.loads(json.dumps({**identity, **own}))
+    with _held(folder, record, overwrite) if ranks.first else nullcontext():
+        ranks.meet()
         detector.to(device)
-        run = _Run(detector, images, schedule, folder, seed, masks, workers, device, checkpoint_every, on_progress)
+        run = _Run(
+            detector, images, schedule, folder, seed, masks, workers, device, ranks, checkpoint_every, on_progress
+        )  # fmt: skip
         with _own_randomness(device):
             return run()
 
@@ -84,6 +93,7 @@ class _Run:
     masks: bool
     workers: int
     device: str
+    ranks: Ranks
     checkpoint_every: int
     on_progress: OnProgress
     state: _State = field(default_factory=_State)
@@ -91,9 +101,9 @@ class _Run:
     def __call__(self) -> list[dict[str, float]]:
         optimizer = _optimizer(self.detector, self.schedule)
         self._restore(optimizer)
-        self.detector.train()
+        trained = self.ranks.shared(self.detector.train(), self.device)
         for batch in self._batches(self.state.step, self.schedule.steps):
-            self._step(optimizer, batch)
+            self._step(trained, optimizer, batch)
             self.state.step += 1
             self.on_progress(Progress("fine-tune", self.state.step, self.schedule.steps, "steps"))
             if self._saves_after(self.state.step - 1):
@@ -110,32 +120,37 @@ class _Run:
 
     def _batches(self, first: int, end: int) -> Iterator[Batch]:
         sizes = [image.size for image in self.images]
-        steps = islice(draws_by_step(sizes, self.schedule.batch_size, self.seed), first, end)
+        whole = islice(draws_by_step(sizes, self.schedule.batch_size, self.seed), first, end)
+        steps = (draws[self.ranks.rank :: self.ranks.count] for draws in whole)
         for batch in read_ahead(self.images, steps, self.schedule, self.seed, self.masks, self.workers):
             yield batch.to(self.device)
 
-    def _step(self, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    def _seed_samplers(self, step: int) -> None:
+        torch.manual_seed(draw_key(self.seed, "detection-step", step, "", view=self.ranks.rank) >> 1)
+
+    def _step(self, trained: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
         step = self.state.step
-        torch.manual_seed(draw_key(self.seed, "detection-step", step, "") >> 1)  # of the samplers of regions
+        self._seed_samplers(step)
         for group in optimizer.param_groups:
             group["lr"] = self.schedule.rate(step)
-        losses: dict[str, Tensor] = self.detector(batch.images, batch.targets)
+        losses: dict[str, Tensor] = trained(batch.images, batch.targets)
         optimizer.zero_grad(set_to_none=True)
         sum(losses.values(), torch.zeros((), device=self.device)).backward()
-        if step % 20 == 0 or self._saves_after(step):
+        if step % NOTED_EVERY == 0 or self._saves_after(step):
             self._note(losses)
         optimizer.step()
 
     def _note(self, losses: Mapping[str, Tensor]) -> None:
-        """Write the losses down and look at them, which waits for the device: so not at every step."""
+        """Look at the losses, which waits for the device, and write some down: the same ones whatever is saved when."""
+        step, rate = self.state.step, self.schedule.rate(self.state.step)
         values = {name: float(value.detach()) for name, value in losses.items()}
-        step, total = self.state.step, sum(values.values())
-        rate = self.schedule.rate(step)
+        total = sum(values.values())
         if not math.isfinite(total):
             raise EvaluationError(
                 f"the loss is {total} at step {step} with rate {rate:.3g}; lower --lr or raise --batch-size"
             )
-        self.state.losses.append({"step": float(step), "lr": rate, "loss": total, **values})
+        if step % NOTED_EVERY == 0 or step == self.schedule.steps - 1:
+            self.state.losses.append({"step": float(step), "lr": rate, "loss": total, **values})
 
     def _average_norms(self) -> None:
         """Batch-norm statistics as the mean over training batches, not a moving one (detectron2's precise BN)."""
@@ -149,13 +164,15 @@ class _Run:
         count = self.schedule.precise_batches
         with torch.no_grad():
             for done, batch in enumerate(self._batches(self.schedule.steps, self.schedule.steps + count), 1):
-                torch.manual_seed(draw_key(self.seed, "detection-step", self.schedule.steps + done - 1, "") >> 1)
+                self._seed_samplers(self.schedule.steps + done - 1)
                 self.detector(batch.images, batch.targets)
                 self.on_progress(Progress("average norms", done, count, "steps"))
         for norm, momentum in kept:
             norm.momentum = momentum
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self.ranks.first:
+            return
         state = {
             "step": self.state.step,
             "losses": self.state.losses,

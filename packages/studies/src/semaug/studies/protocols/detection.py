@@ -13,6 +13,7 @@ from semaug.artifacts.progress import OnProgress, ignore_progress
 if TYPE_CHECKING:
     from semaug.eval.detection.data import DetectionSet
     from semaug.eval.detection.model import DetectorSpec
+    from semaug.eval.detection.ranks import Ranks
     from semaug.eval.detection.schedules import Schedule
     from semaug.eval.detection.scores import DetectionResult, RepeatedDetection
     from semaug.ssl_methods.encoder import Encoder
@@ -59,14 +60,16 @@ def run_detection(
     workers: int = 0,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,
-) -> DetectionReport:
+) -> DetectionReport | None:
     """Fine-tune a detector on the encoder of ``run`` and judge it, once for each of ``repeats`` seeds from ``seed`` on.
 
-    Training is kept in ``folder/seed-N`` and goes on from there. Raises ``InvalidOption`` for an encoder that is no
+    Training is kept in ``folder/seed-N`` and goes on from there. Under torchrun the processes share it, and all but
+    the first return None. Raises ``InvalidOption`` for an encoder that is no
     ResNet, ``DetectionDataError``, ``ArtifactMismatch`` where the folder holds another fine-tuning.
     """
     from semaug.eval.detection.data import match_classes
     from semaug.eval.detection.model import require_resnet
+    from semaug.eval.detection.ranks import started_ranks
     from semaug.eval.detection.schedules import schedule_of
     from semaug.eval.detection.scores import RepeatedDetection
     from semaug.ssl_methods import load_encoder
@@ -82,8 +85,12 @@ def run_detection(
     spec = _detector_spec(plan, encoder, len(train.class_names))
     notes = (*_caveats(encoder, spec, schedule), *train.notes, *test.notes, *notes)
     identity = {"encoder": card.weights_digest, "train": train.fingerprint, "detector": spec.describe()}
-    job = _Job(encoder, spec, schedule, train, test, identity, device, workers, plan.checkpoint_every, overwrite)
-    runs = tuple(job(folder / f"seed-{s}", s, on_progress) for s in range(seed, seed + plan.repeats))
+    with started_ranks(device) as (ranks, place):
+        job = _Job(encoder, spec, schedule, train, test, identity, place, ranks, workers, plan, overwrite)
+        found = [job(folder / f"seed-{s}", s, on_progress) for s in range(seed, seed + plan.repeats)]
+    runs = tuple(result for result in found if result is not None)
+    if not runs:
+        return None
     sources = {
         role: {"spec": part.spec, "annotations": part.fingerprint} for role, part in (("train", train), ("test", test))
     }
@@ -109,11 +116,12 @@ class _Job:
     test: DetectionSet
     identity: dict[str, Any]
     device: str
+    ranks: Ranks
     workers: int
-    checkpoint_every: int
+    plan: DetectionPlan
     overwrite: bool
 
-    def __call__(self, folder: Path, seed: int, on_progress: OnProgress) -> DetectionResult:
+    def __call__(self, folder: Path, seed: int, on_progress: OnProgress) -> DetectionResult | None:
         from semaug.eval.detection.fine_tuning import fine_tune
         from semaug.eval.detection.model import build_detector
         from semaug.eval.detection.prediction import predict
@@ -122,9 +130,11 @@ class _Job:
         detector = build_detector(self.encoder.backbone, self.spec, seed)
         fine_tune(
             detector, self.train, self.schedule, folder, identity=self.identity, seed=seed, masks=self.spec.masks,
-            workers=self.workers, device=self.device, checkpoint_every=self.checkpoint_every,
-            overwrite=self.overwrite, on_progress=on_progress,
+            workers=self.workers, device=self.device, ranks=self.ranks,
+            checkpoint_every=self.plan.checkpoint_every, overwrite=self.overwrite, on_progress=on_progress,
         )  # fmt: skip
+        if not self.ranks.first:
+            return None
         side, longest = self.schedule.test_side, self.schedule.max_side
         found = predict(
             detector, self.test.images, side=side, max_side=longest, device=self.device, on_progress=on_progress

@@ -97,6 +97,8 @@ def _run(verb: str, run: Path, out: Path | None, as_json: bool, *, masks: bool, 
             run, plan, folder / verb, seed=seed, device=pick_device(), workers=settings().workers,
             overwrite=overwrite, on_progress=on_progress,
         )  # fmt: skip
+    if done is None:  # another process of torchrun's reports
+        return
     rows = measures(done.result)
     chosen = {**options, "seed": seed, "sides": sides, "schedule": done.schedule, "detector": done.detector}
     where = ran_on(run, {}, settings=chosen, device=pick_device()) | {"sources": done.sources}

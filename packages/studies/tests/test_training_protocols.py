@@ -148,6 +148,14 @@ def test_few_labels(run, tmp_path) -> None:
     assert 0 < found["semi/10%/labelled"].value < 40
 
 
+def test_test_images_that_were_trained_on_are_told(run, patterns, tmp_path) -> None:
+    settings = FinetuneSettings((0.01,), Course(epochs=1, batch_size=60))
+    again = run_finetune(run, patterns[0], patterns[0], settings, out=tmp_path)
+    assert "120 of 120 test images lie in the training set: their share of the score is memory" in again.result.warnings
+    apart = run_finetune(run, *patterns, settings, out=tmp_path)
+    assert not any("lie in the training set" in note for note in apart.result.warnings)
+
+
 def test_recipes_by_name_and_by_backbone(run, tmp_path) -> None:
     assert finetune_settings(run) == RECIPES["sgd"]
     vit = tmp_path / "vit"

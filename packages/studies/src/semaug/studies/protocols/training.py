@@ -289,7 +289,27 @@ class _Images:
             )
             for role, source in sources.items()
         }
-        self.train, self.test = made["train"], made["test"]
+        self.train = made["train"]
+        self.test = replace(made["test"], notes=(*made["test"].notes, *_shared(sources["train"], sources["test"])))
+
+
+def _shared(train: ImageSource, test: ImageSource) -> tuple[str, ...]:
+    """A note where test images, by content, lie in the training set."""
+    known = {_content(train, i) for i in range(len(train))}
+    count = sum(_content(test, i) in known for i in range(len(test)))
+    if not count:
+        return ()
+    return (f"{count} of {len(test)} test images lie in the training set: their share of the score is memory",)
+
+
+def _content(source: ImageSource, index: int) -> bytes:
+    """What identifies an image's content; of one that cannot be read, its key."""
+    from semaug.artifacts.sources.base import Source, pixels_hash
+
+    try:
+        return source.content_hash(index) if isinstance(source, Source) else pixels_hash(source.read(index))
+    except UnreadableImage:
+        return source.key(index).encode()
 
 
 def image_source(spec: str, role: str) -> ImageSource:

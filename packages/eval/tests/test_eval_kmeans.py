@@ -126,6 +126,18 @@ def test_duplicated_points_are_missing_with_the_reason() -> None:
     assert all(measure.value is not None for measure in doubled)
 
 
+def test_centres_are_fitted_on_a_draw_of_many_images() -> None:
+    train, test = blobs(90, 2), blobs(60, 3, prefix="t")
+    result = evaluate_kmeans(train, test, KmeansSettings(seeds=2, per_cluster=10), seed=6)
+    assert result.warnings == ("centres of 30 of 90 training images",)
+    rows = np.sort(generator(6, "k-means-limit").permutation(90)[:30])
+    expected = by_hand(train.features[rows], test.features, test.labels, 6, 2)
+    assert result.backbone.values["nmi"] == pytest.approx(expected["nmi"], abs=1e-9)
+    whole = evaluate_kmeans(train, test, KmeansSettings(seeds=1, per_cluster=10, transductive=True))
+    assert whole.warnings == ()
+    assert whole.backbone.n == 150
+
+
 def test_fewer_images_than_clusters_are_missing_with_the_reason() -> None:
     measures = list(evaluate_kmeans(blobs(6, 8), blobs(9, 9, prefix="t"), KmeansSettings(clusters=7)))
     assert {measure.reason for measure in measures} == {"6 images, fewer than 7 clusters"}
@@ -157,6 +169,6 @@ def test_bad_input_is_named() -> None:
     broken[0, 0] = np.nan
     with pytest.raises(NonFiniteFeatures):
         evaluate_kmeans(Features(broken, None, train.labels, train.keys, NAMES), test)
-    for wrong in ({"seeds": 0}, {"starts": 0}, {"clusters": 1}):
+    for wrong in ({"seeds": 0}, {"starts": 0}, {"clusters": 1}, {"per_cluster": 0}):
         with pytest.raises(EvaluationError):
             KmeansSettings(**wrong)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from semaug.eval.subsets import overlap_warning
 
 SEEDS = 5
 STARTS = 10
+PER_CLUSTER = 1000
 METRICS = ("accuracy", "nmi", "ari")
 
 
@@ -33,7 +34,8 @@ class KmeansSettings:
     """``starts`` initialisations (the one of least inertia counts) in each of ``seeds`` repetitions.
 
     ``clusters`` None is the number of classes; ``normalise`` scales features to length 1 first; ``transductive``
-    clusters and scores all images at once.
+    clusters and scores all images at once. Inductive centres are fitted on a draw of at most ``per_cluster`` training
+    images a cluster (None: all), as more change them little and take longer.
     """
 
     seeds: int = SEEDS
@@ -41,10 +43,13 @@ class KmeansSettings:
     clusters: int | None = None
     normalise: bool = False
     transductive: bool = False
+    per_cluster: int | None = PER_CLUSTER
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.starts < 1:
             raise EvaluationError(f"{self.seeds} seeds of {self.starts} starts; give at least 1 of each")
+        if self.per_cluster is not None and self.per_cluster < 1:
+            raise EvaluationError(f"{self.per_cluster} training images a cluster; give at least 1, or none for all")
         if self.clusters is not None and self.clusters < 2:
             raise EvaluationError(f"{self.clusters} clusters; give at least 2, or none for the number of classes")
 
@@ -109,12 +114,15 @@ def evaluate_kmeans(
     """
     settings = settings or KmeansSettings()
     pair = labelled_pair(train, test)
+    clusters = settings.clusters or len(np.union1d(pair.train.labels, pair.test.labels))
+    warnings = _warnings(pair, settings)
+    pair, drawn = _limited(pair, clusters, settings, seed)
     spaces = ["backbone"]
     if pair.train.projections is not None and pair.test.projections is not None:
         spaces.append("projector")
     runs = _Runs(settings, seed, settings.seeds * len(spaces), on_progress)
-    scores = [_score_space(pair, space, settings, runs) for space in spaces]
-    return KmeansResult(scores[0], scores[1] if len(scores) > 1 else None, _warnings(pair, settings))
+    scores = [_score_space(pair, space, clusters, settings, runs) for space in spaces]
+    return KmeansResult(scores[0], scores[1] if len(scores) > 1 else None, warnings + drawn)
 
 
 def hungarian_accuracy(clusters: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
@@ -160,15 +168,25 @@ class _Runs:
             yield (means.labels_ if scored is fit else means.predict(scored)), len(np.unique(means.labels_))
 
 
-def _score_space(pair: LabelledPair, space: str, settings: KmeansSettings, runs: _Runs) -> ClusterScores:
+def _limited(
+    pair: LabelledPair, clusters: int, settings: KmeansSettings, seed: int
+) -> tuple[LabelledPair, tuple[str, ...]]:
+    """Fewer training images where there are many for each cluster, drawn without a look at their labels; and a note."""
+    total, limit = len(pair.train), clusters * (settings.per_cluster or len(pair.train))
+    if settings.transductive or total <= limit:
+        return pair, ()
+    rows = np.sort(generator(seed, "k-means-limit").permutation(total)[:limit])
+    return replace(pair, train=pair.train.take(rows)), (f"centres of {limit:,} of {total:,} training images",)
+
+
+def _score_space(pair: LabelledPair, space: str, clusters: int, settings: KmeansSettings, runs: _Runs) -> ClusterScores:
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     fit, scored = _values(pair.train, space, settings), _values(pair.test, space, settings)
-    labels, classes = pair.test.labels, len(np.union1d(pair.train.labels, pair.test.labels))
+    labels = pair.test.labels
     if settings.transductive:
         fit = scored = np.concatenate([fit, scored])
         labels = np.concatenate([pair.train.labels, labels])
-    clusters = settings.clusters or classes
     reason = f"{len(fit)} images, fewer than {clusters} clusters" if len(fit) < clusters else ""
     values: dict[str, tuple[float, ...]] = dict.fromkeys(METRICS, ())
     for found, filled in runs(fit, scored, clusters) if not reason else ():

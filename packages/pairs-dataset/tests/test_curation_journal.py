@@ -1,5 +1,6 @@
 """The journal of verdicts: nothing is lost or doubled, whoever writes, whatever dies."""
 
+import collections
 import itertools
 import os
 import random
@@ -9,11 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 
 import pytest
 
-from semaug.artifacts.errors import ArtifactError, InvalidOption
+from semaug.artifacts.errors import ArtifactError, InvalidOption, OutputError
 from semaug.artifacts.schemas import SemanticPair
 from semaug.pairs_dataset.curation.agreement import agreements, cohen_kappa
 from semaug.pairs_dataset.curation.journal import Choice, Journal, Judgement, VerdictRefused
@@ -265,10 +265,30 @@ def test_many_clients_over_two_servers_lose_and_double_nothing(tmp_path):
     kept = [(j.pair_id, j.curator, j.verdict) for j in servers[0].judgements()]
     assert sorted(kept) == sorted(told)
     needed = {r["pair_id"]: r["judges"] for r in servers[0]._all("SELECT pair_id, judges FROM pairs")}
-    assert Counter(pair for pair, _, _ in kept) == needed, "each pair has the verdicts it needs, and no more"
+    assert collections.Counter(pair for pair, _, _ in kept) == needed, (
+        "each pair has the verdicts it needs, and no more"
+    )
     assert [(c.judged, c.waiting) for c in servers[1].progress()] == [(60, 0), (60, 0)]
     for server in servers:
         server.close()
+
+
+def test_a_full_disk_refuses_a_verdict_whole(tmp_path):
+    with Journal.start(tmp_path / "j", proposals({"cat": 400})) as journal:
+        pages = journal._all("PRAGMA page_count")[0][0]
+        journal._all(f"PRAGMA max_page_count = {pages + 2}")
+        with pytest.raises(ArtifactError, match="full; free some space"):
+            collections.deque((judge(journal, f"cat-{i:03d}") for i in range(400)), maxlen=0)
+        kept = len(journal.judgements())
+        assert 0 < kept == journal.progress()[0].judged < 400
+        journal._all("PRAGMA max_page_count = 100000")
+        assert judge(journal, f"cat-{kept:03d}") == "kept"
+
+
+def test_a_journal_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises((OutputError, ArtifactError), match="folder"):
+        Journal.start(tmp_path / "folder", proposals({"cat": 1}))
 
 
 KILLED = """

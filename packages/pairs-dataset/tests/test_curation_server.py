@@ -176,7 +176,7 @@ def test_the_page_and_its_headers(shared):
         assert status == 200
         assert headers["content-type"].startswith(kind)
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
         assert headers["cache-control"] == "no-store"
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy
@@ -310,7 +310,10 @@ def test_only_our_own_page_may_change_something(served, headers, status):
 
 def test_reading_from_another_site_is_refused(shared):
     assert shared.get("api/about", Origin="http://evil.example")[0] == 403
-    assert shared.get("image/0", Sec_Fetch_Site="cross-site")[0] == 403
+    for path in ("image/0", "api/about", "curate.js"):
+        assert shared.get(path, Sec_Fetch_Site="cross-site", Sec_Fetch_Dest="document")[0] == 403
+    assert shared.get("", Sec_Fetch_Site="cross-site", Sec_Fetch_Dest="iframe")[0] == 403
+    assert shared.get("", Sec_Fetch_Site="cross-site", Sec_Fetch_Dest="document")[0] == 200, "a link may open the page"
     assert shared.get("api/about", Origin=f"http://127.0.0.1:{shared.port}")[0] == 200
 
 

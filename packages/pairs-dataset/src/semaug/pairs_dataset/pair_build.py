@@ -63,7 +63,7 @@ def build_pairs(
 
 def _pairs_of(path: Path, rule: Rule) -> tuple[PairTable, list[str], dict[str, Any]]:
     """The accepted pairs, all class names, and what is worth a note."""
-    if path.is_file() and path.read_bytes()[:16] == _SQLITE:
+    if _is_database(path):
         with Journal(path) as journal:
             settled = settle(journal, rule)
             names = [row.name for row in journal.progress()]
@@ -75,3 +75,10 @@ def _pairs_of(path: Path, rule: Rule) -> tuple[PairTable, list[str], dict[str, A
     kept, judged = chosen(table)
     curated = table.form == "semantic" if table.manifest is None else table.manifest.info.get("curated", False)
     return kept, list(table.by_class), {"curated": judged or curated}
+
+
+def _is_database(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE

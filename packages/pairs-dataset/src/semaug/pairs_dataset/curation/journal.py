@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from semaug.artifacts.draws import draw_key, uniform
-from semaug.artifacts.errors import ArtifactError, InvalidOption
+from semaug.artifacts.errors import ArtifactError, InvalidOption, OutputError
 from semaug.artifacts.files import writing
 from semaug.artifacts.schemas import TAGS, SemanticPair, Tag, Verdict
 from semaug.pairs_dataset.errors import NoPairs
@@ -371,7 +371,10 @@ def _create(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size:
             return
-    database = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+    try:
+        database = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+    except sqlite3.OperationalError as error:
+        raise OutputError(f"cannot write {path}: {error}; choose another --journal") from error
     try:
         with _transaction(database, path):
             if database.execute("PRAGMA user_version").fetchone()[0] == 0:  # another server may have been faster
@@ -391,13 +394,17 @@ def _transaction(database: sqlite3.Connection, path: Path) -> Iterator[sqlite3.C
         try:
             yield database
         except BaseException:
-            database.execute("ROLLBACK")
+            _roll_back(database)
             raise
         database.execute("COMMIT")
     except sqlite3.OperationalError as error:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
+        _roll_back(database)
         raise ArtifactError(f"cannot write {path}: {error}; free some space or wait for the other writer") from error
+
+
+def _roll_back(database: sqlite3.Connection) -> None:
+    if database.in_transaction:  # a full disk ends the transaction by itself
+        database.execute("ROLLBACK")
 
 
 def _require_source(database: sqlite3.Connection, source: str, path: Path) -> None:

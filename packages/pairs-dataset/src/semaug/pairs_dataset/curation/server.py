@@ -38,7 +38,7 @@ HEADERS = {
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
@@ -196,7 +196,8 @@ class Guard:
             return 403, "the address lacks the right token; open the one that `semaug pairs curate` printed"
         if any(origin not in self._origins for origin in given[b"origin"]):
             return 403, "another site asked"
-        if any(site not in (b"same-origin", b"none") for site in given[b"sec-fetch-site"]):
+        opened = not parts[2] and dict(headers).get(b"sec-fetch-dest") == b"document"  # a link to the page itself
+        if any(site not in (b"same-origin", b"none") for site in given[b"sec-fetch-site"]) and not opened:
             return 403, "another site asked"
         return self._refusal_of_write(scope["method"], dict(headers), given[b"origin"])
 

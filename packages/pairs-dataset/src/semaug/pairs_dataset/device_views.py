@@ -253,7 +253,7 @@ def _blur(images: Tensor, drawn: Tensor) -> None:
     count, reach = len(kernels), kernels.shape[1] // 2
     weights = kernels.repeat_interleave(3, dim=0).to(images.device)[:, None]
     rows = chosen.nonzero().squeeze(1).to(images.device)
-    flat = functional.pad(images[rows].view(1, 3 * count, size, size), [reach] * 4, mode="reflect")
+    flat = functional.pad(images[rows].reshape(1, 3 * count, size, size), [reach] * 4, mode="reflect")
     flat = functional.conv2d(flat, weights[:, :, None], groups=3 * count)
     images[rows] = functional.conv2d(flat, weights[..., None], groups=3 * count).view(count, 3, size, size)
 

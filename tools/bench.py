@@ -26,6 +26,7 @@ MODULES = (
     "bench_views",
     "bench_reads",
     "bench_extraction",
+    "bench_embedding",
     "bench_knn",
     "bench_geometry",
     "bench_methods",

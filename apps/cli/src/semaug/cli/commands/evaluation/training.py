@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from semaug.cli.commands.evaluation.shared import keep_features, no_cache_option, protocol_options, report
+from semaug.cli.commands.evaluation.shared import keep_features, no_cache_option, report
 from semaug.cli.console import Verb, json_option, overwrite_option, pick_device, progress, settings
 
 RECIPES = ("sgd", "adamw", "semantic-pairs", "dino", "few-labels")
 """``semaug.eval.probes.finetune.RECIPES``, without importing torch for a help text."""
 DATA = "cifar10, cifar100, stl10, dtd, flowers102, pets, food101, cars, pathmnist, aptos2019, tiny-imagenet..."
+
+
+def _image_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a protocol that trains takes: images alone, since features cannot be trained through."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of views, order and first weights."),
+        click.option("--out", type=click.Path(path_type=Path), help="Where to write results (RUN/eval)."),
+        click.option("--test", required=True, help="Labelled images to score on; classes match by name."),
+        click.option("--train", "bank", required=True, help="Labelled images to train or fit on."),
+        click.argument("run", type=click.Path(exists=True, path_type=Path)),
+    ):
+        function = option(function)
+    return json_option(function)
+
 
 crop_scale_option = click.option(
     "--crop-scale",
@@ -23,7 +38,7 @@ crop_scale_option = click.option(
 
 
 @click.command("finetune", cls=Verb)
-@protocol_options
+@_image_options
 @click.option(
     "--recipe", type=click.Choice(RECIPES), help="Named settings (adamw for a transformer, sgd for anything else)."
 )
@@ -105,7 +120,8 @@ def transfer(
 
 
 @click.command("distil", cls=Verb)
-@protocol_options
+@_image_options
+@no_cache_option
 @click.option("--images", required=True, help="Images to distil on; their labels are not read.")
 @click.option("--student", default="resnet18", show_default=True, help="Backbone of the student.")
 @click.option(

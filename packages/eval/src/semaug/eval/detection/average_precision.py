@@ -167,7 +167,8 @@ def coco_precision(
 ) -> CocoPrecision:
     """COCO's average precision of boxes, or of masks, by pycocotools.
 
-    Crowds are ignored as COCO does; difficult objects are ignored too. At most 100 detections an image count.
+    Crowds are ignored as COCO does; difficult objects are ignored too. At most 100 detections of a
+    class count in an image.
     """
     from pycocotools.cocoeval import COCOeval
 

@@ -36,7 +36,7 @@ def protocol_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What every protocol takes."""
     for option in (
         no_cache_option,
-        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the selection split."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of splits, folds and draws."),
         click.option("--out", type=click.Path(path_type=Path), help="Where to write results (RUN/eval)."),
         click.option(
             "--test", required=True, help="Labelled images, or their features, to score on; classes match by name."

@@ -71,6 +71,19 @@ def test_check_fails_in_words(semaug, folder):
     assert lines[-1] == "not sound"
 
 
+def test_what_check_finds_build_leaves_out(semaug, folder):
+    (folder / "test").mkdir()
+    (folder / "test" / "x.png").write_bytes((folder / "photos" / "cat" / "00.png").read_bytes())
+    with open("list.csv", "a") as file:
+        file.write("cat,cat/02.png,dog/06.png,\n")
+    sound = ("--images", "photos", "--against", "test", "--per-class", 0)
+    assert semaug("pairs", "check", "list.csv", *sound, "--bad", "bad.txt").code == 1
+    assert len((folder / "bad.txt").read_text().splitlines()) == 2, "the image that leaks, the pair of two classes"
+    built = semaug("pairs", "build", "list.csv", "--without", "bad.txt", "--per-class", 0, "--out", "p.zarr", "--json")
+    assert (built.json["pairs"], built.json["left_out"]) == (5, 2)
+    assert semaug("pairs", "check", "p.zarr", *sound).code == 0
+
+
 def test_refusals_are_one_line(semaug, folder):
     other = ("--images", "scenes:train?items=9", "--out", "x.zarr")
     assert semaug("pairs", "import", "list.csv", *other).refuses(

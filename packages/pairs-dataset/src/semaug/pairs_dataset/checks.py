@@ -54,6 +54,11 @@ class PairCheck:
         return tuple(found for found in self.findings if found.is_problem)
 
     @property
+    def bad(self) -> tuple[str, ...]:
+        """The pair ids and image keys that problems are about: what ``build_pairs`` can leave out."""
+        return tuple(dict.fromkeys(found.about for found in self.problems if found.kind != "count"))
+
+    @property
     def warnings(self) -> tuple[Finding, ...]:
         """What the user should know."""
         return tuple(found for found in self.findings if not found.is_problem)

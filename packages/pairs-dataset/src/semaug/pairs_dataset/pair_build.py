@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,20 @@ def build_pairs(
     seed: int = 0,
     twin: TwinKind | None = None,
     pool: ImageSource | None = None,
+    without: Collection[str] = (),
     overwrite: bool = False,
 ) -> Built:
     """Write the pairs of a journal, an artifact or a file, or a twin of them: at most ``per_class`` a class (0: all).
 
     Of judged pairs the first after a seeded shuffle are kept, of proposals that nobody judged the first in their order.
 
-    Raises ``NoPairs`` where none is accepted, ``InvalidOption`` for a twin of a twin, and what ``write_pairs`` raises.
+    Pairs that ``without`` names, by id or by an image, are left out first. Raises ``NoPairs`` where none is accepted,
+    ``InvalidOption`` for a twin of a twin, and what ``write_pairs`` raises.
     """
     table, classes, info = _pairs_of(Path(verdicts), rule)
+    if without:
+        rest = table.without(without)
+        table, info = rest, {**info, "left_out": len(table) - len(rest)}
     if per_class:
         table = table.subset(per_class, seed) if info["curated"] else table.first(per_class)
     if not len(table):

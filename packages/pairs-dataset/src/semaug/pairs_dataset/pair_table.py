@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -117,6 +117,12 @@ class PairTable:
     def with_verdict(self, verdict: str) -> PairTable:
         """The pairs of one verdict."""
         return PairTable.of((r for r in self.rows if r.verdict == verdict), self.form, self.source)
+
+    def without(self, names: Collection[str]) -> PairTable:
+        """The pairs that are not named, neither by their own id nor by one of their images."""
+        names = frozenset(names)
+        kept = (r for r in self.rows if names.isdisjoint((r.pair_id, r.image_a, r.image_b)))
+        return PairTable.of(kept, self.form, self.source)
 
     def first(self, per_class: int) -> PairTable:
         """The first ``per_class`` pairs of each class, in order: of proposals, the best."""

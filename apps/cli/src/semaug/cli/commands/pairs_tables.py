@@ -68,6 +68,8 @@ def import_(file: Path, images: str | None, form: Any, out: Path, overwrite: boo
 @click.option("--twin", type=click.Choice(("augmented", "all-images", "random-same-class")),
               help="Make this control of the pairs instead.")  # fmt: skip
 @click.option("--pool", help="With --twin random-same-class: draw from all images here, not from those of the pairs.")
+@click.option("--without", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Leave out the pairs and images that this file names, one a line (see check --bad).")  # fmt: skip
 @overwrite_option
 @json_option
 def build(verdicts: Path, out: Path, as_json: bool, **options: Any) -> None:
@@ -84,7 +86,8 @@ def build(verdicts: Path, out: Path, as_json: bool, **options: Any) -> None:
     if options["pool"] and options["twin"] != "random-same-class":
         raise click.UsageError("--pool goes with --twin random-same-class")
     pool = open_source(options["pool"]) if options["pool"] else None
-    built = build_pairs(verdicts, out, **{**options, "pool": pool})
+    without = options["without"].read_text("utf-8").splitlines() if options["without"] else ()
+    built = build_pairs(verdicts, out, **{**options, "pool": pool, "without": without})
     info = built.summary.manifest.info
     result = {"out": str(out), "form": built.form, "pairs": built.summary.manifest.items, **info}
     emit(result | {"short_classes": built.short}, as_json, None if as_json else _built(result))
@@ -98,7 +101,11 @@ def build(verdicts: Path, out: Path, as_json: bool, **options: Any) -> None:
 
 def _built(result: dict[str, Any]) -> str:
     lines = [f"{result['pairs']} {result['form']} pairs of {result['images']} images in {result['classes']} classes"]
-    judged = [f"{result[name]} {name}" for name in ("rejected", "disputed", "open") if name in result]
+    judged = [
+        f"{result[name]} {name.replace('_', ' ')}"
+        for name in ("rejected", "disputed", "open", "left_out")
+        if name in result
+    ]
     return "\n".join([*lines, *([", ".join(judged)] if judged else []), f"written to {result['out']}"])
 
 
@@ -109,13 +116,16 @@ def _built(result: dict[str, Any]) -> str:
 @click.option("--per-class", type=click.IntRange(0), default=157, show_default=True, help="Pairs wanted (0: any).")
 @click.option("--class-list", help="printed: the 175 names of the paper; or a text file with one class name a line.")
 @click.option("--list", "listed", type=click.IntRange(0), default=20, show_default=True, help="Findings that are told.")
+@click.option("--bad", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write the pairs and images with a problem here, for build --without.")  # fmt: skip
 @json_option
 def check(pairs: Path, images: str, against: tuple[str, ...], per_class: int, class_list: str | None, listed: int,
-          as_json: bool) -> None:  # fmt: skip
+          bad: Path | None, as_json: bool) -> None:  # fmt: skip
     """Check PAIRS: the same image twice, other classes, missing files, doubles, counts, leaks. Exit 1 where it fails.
 
     Example: semaug pairs check pairs.zarr --images photos --against test-photos
     """
+    from semaug.artifacts.files import write_atomic
     from semaug.artifacts.sources import open_source
     from semaug.pairs_dataset.checks import check_pairs
     from semaug.pairs_dataset.class_list import ClassList
@@ -128,6 +138,8 @@ def check(pairs: Path, images: str, against: tuple[str, ...], per_class: int, cl
             table, source, per_class=per_class, against=[open_source(spec) for spec in against], class_list=names,
             threads=settings().threads or 2, on_progress=bar,
         )  # fmt: skip
+    if bad is not None:
+        write_atomic(bad, "".join(f"{name}\n" for name in found.bad).encode())
     emit(_check_result(pairs, table, found), as_json, None if as_json else _check_text(table, found, listed))
     if found.problems:
         click.get_current_context().exit(1)

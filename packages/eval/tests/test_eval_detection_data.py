@@ -154,7 +154,7 @@ def test_fingerprints_follow_annotations_and_images(tmp_path):
 
 
 def test_boxes_over_the_border_are_clipped_and_those_without_area_left_out(tmp_path):
-    spec = write_coco(tmp_path, [{"bbox": [-5, 20, 200, 10]}, {"bbox": [5, 5, 0, 10]}, {"bbox": [5, 5, 3, 0]}])
+    spec = write_coco(tmp_path, [{"bbox": [-5, 20, 200, 10]}, {"bbox": [5, 5, 0, 10]}, {"bbox": [5, 5, 3, 1e-4]}])
     data = open_detection_set(spec)
     assert data.images[0].objects.boxes.tolist() == [[0, 20, WIDTH, 30]]
     assert len(data.notes) == 1

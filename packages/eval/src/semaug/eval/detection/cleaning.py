@@ -12,6 +12,10 @@ from semaug.artifacts.schemas import Rle
 from semaug.eval.detection.data import DetectionDataError, Objects, Outline, Polygon
 
 
+THINNEST = 0.01
+"""Boxes with a side below this many pixels have no area: in float32 their corners may meet."""
+
+
 @dataclass(frozen=True, slots=True)
 class RawObject:
     """One object as its file says: ``box`` is xyxy in pixels; ``polygons`` may hold some of under three points."""
@@ -48,7 +52,7 @@ class Cleaner:
         kept, boxes = [], []
         for one in raw:
             box = _clipped(origin, one.box, size)
-            if not (box[2] > box[0] and box[3] > box[1]):
+            if min(box[2:] - box[:2]) < THINNEST:
                 self._leave_out("without area", origin)
             elif self.outlines and one.outline is None:
                 self._leave_out("without an outline of three points or more", origin)
@@ -102,7 +106,7 @@ def _clipped(origin: str, box: tuple[float, float, float, float], size: tuple[in
     told = ", ".join(f"{v:g}" for v in box)
     if not np.isfinite(box).all() or x2 < x1 or y2 < y1:
         raise DetectionDataError(f"{origin}: box ({told}) does not run from its upper left to its lower right; mend it")
-    if x1 >= width or y1 >= height or x2 < 0 or y2 < 0:
+    if x1 > width or y1 > height or x2 < 0 or y2 < 0:
         raise DetectionDataError(
             f"{origin}: box ({told}) lies outside of its image of {width} x {height} pixels; use the annotated images"
         )

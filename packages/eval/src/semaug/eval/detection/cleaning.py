@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from semaug.artifacts.schemas import Rle
 from semaug.eval.detection.data import DetectionDataError, Objects, Outline, Polygon
 
-
 THINNEST = 0.01
 """Boxes with a side below this many pixels have no area: in float32 their corners may meet."""
 

@@ -16,6 +16,7 @@ from semaug.artifacts.sources import ScenesSource, open_source
 from semaug.pairs_dataset.pair_table import PairTable
 from semaug.studies import semantic_pairs_study as study_module
 from semaug.studies.runner import Outcome
+from semaug.studies.semantic_pairs_report import verdict
 from semaug.studies.semantic_pairs_study import (
     PairStudy,
     chosen,
@@ -130,6 +131,19 @@ def test_gains_are_paired_and_ranked_and_failures_told() -> None:
     assert len(result.failed) == 1
 
 
+def test_the_verdict_names_the_best_control_but_not_the_labelled_reference() -> None:
+    values = {"SP": 0.5, "AP": 0.4, "AP-all-images": 0.44, "random-same-class": 0.48, "SupCon": 0.6}
+    found = {"200 epochs": {arm: [outcome(v + d) for d in (0, 0.01)] for arm, v in values.items()}}
+    plan = study(scale="smoke", only=("200 epochs",))
+    told = verdict(plan, summarise_cells(plan, found))
+    assert told.startswith(
+        "200 epochs: **SP minus AP +10.0 points (+10.0 to +10.0, zero is left out; 2 paired seeds)**"
+    )
+    assert "Against the best control, random-same-class: +2.0 points" in told
+    nothing = {"200 epochs": {arm: [outcome(None)] * 2 for arm in values}}
+    assert verdict(plan, summarise_cells(plan, nothing)).startswith("No verdict")
+
+
 def test_the_printed_numbers_are_the_papers() -> None:
     path = SHARED / "paper_tables.json"
     if not path.exists():
@@ -174,6 +188,9 @@ def test_a_whole_study_runs_resumes_and_says_that_it_is_not_the_papers(pairs, tm
     assert "85.59" in text
     weights = {p: p.read_bytes() for p in tmp_path.glob("runs/**/encoder.safetensors")}
     assert len(weights) == 2
+    inputs = [json.loads(p.with_name("encoder.json").read_text())["inputs"] for p in sorted(weights)]
+    forms = [PairTable.open(tmp_path / "pairs" / f"{form}-20.zarr") for form in ("augmented", "semantic")]
+    assert [i["pairs"] for i in inputs] == [form.digest for form in forms]
     again = run_pair_study(plan, pairs, tmp_path)
     assert again.cells[0].gains == cell.gains
     assert all(p.read_bytes() == data for p, data in weights.items())

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from semaug.artifacts.sources import open_source
 from semaug.artifacts.store import package_versions
+from semaug.studies.comparison import best_control
 from semaug.studies.run_page import hardware
 from semaug.studies.semantic_pairs_study import (
+    CONTROLS,
     KNN,
+    SUPCON,
     CellResult,
     PairStudy,
     PairStudyResult,
@@ -19,6 +22,7 @@ from semaug.studies.semantic_pairs_study import (
 
 if TYPE_CHECKING:
     from semaug.eval.report import Block, Cell, Provenance, Section
+    from semaug.eval.statistics import PairedDifference
     from semaug.pairs_dataset.pair_table import PairTable
 
 
@@ -35,7 +39,7 @@ def write_pair_report(out: Path, study: PairStudy, pairs: PairTable, result: Pai
         sections.append(_detection(study, out))
     if result.failed:
         sections.insert(0, Section("What failed", tuple(Paragraph(line, "warning") for line in result.failed)))
-    title = f"Semantic pairs, {study.item.name}: {study.item.title.lower()}"
+    title = f"Semantic pairs, {study.item.name}: {study.item.title}"
     report = Report(
         title, verdict(study, result), tuple(sections), _provenance(study, pairs), f"scale {study.scale.name}"
     )
@@ -43,18 +47,26 @@ def write_pair_report(out: Path, study: PairStudy, pairs: PairTable, result: Pai
 
 
 def verdict(study: PairStudy, result: PairStudyResult) -> str:
-    """One sentence on the cell with the largest gain."""
+    """The largest gain over the second arm, and the same setting against its best control."""
     first, second = study.item.arms[:2]
     done = [cell for cell in result.cells if second in cell.gains]
     if not done:
         return "No verdict: no setting has finished in both arms."
     best = done[0]
-    gain = best.gains[second]
-    text = f"**{first} minus {second}: {100 * gain.mean:+.1f} points** ({best.cell.name}"
+    text = f"{best.cell.name}: **{first} minus {second} {_said(best.gains[second])}**."
+    controls = [arm for arm in CONTROLS if arm != SUPCON and arm in best.gains]
+    control = best_control(best.scores, controls, best.metric)
+    if control is None:
+        return text
+    return f"{text} Against the best control, {control}: {_said(best.gains[control])}."
+
+
+def _said(gain: PairedDifference) -> str:
+    points = f"{100 * gain.mean:+.1f} points"
     if gain.low is None or gain.high is None:
-        return f"{text}; one seed, so no interval and no claim)."
-    words = "which leaves zero out" if gain.separated else "which holds zero"
-    return f"{text}; 95% interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}, {words}; {gain.n} paired seeds)."
+        return f"{points} (one seed: no interval, no claim)"
+    words = "zero is left out" if gain.separated else "zero is within"
+    return f"{points} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}, {words}; {gain.n} paired seeds)"
 
 
 def _gains(study: PairStudy, result: PairStudyResult) -> Section:

@@ -253,6 +253,29 @@ def test_choices_zoom_boxes_and_stopping(browser, served):
         assert journal.lease("bob", "t", count=99)[0].pair_id == "p00", "what the tab held is free again"
 
 
+def test_scores_choose_and_agreement_is_told(browser, served):
+    page = browser.open(served.url, apart=True)
+    sign_in(page)
+    with Journal(served.journal) as journal:
+        for number, curator in enumerate(("bob", "cid", "dan")):
+            for pair in ("p03", "p04", "p05"):
+                verdict = "reject" if (pair, curator) == ("p05", "dan") else "accept"
+                journal.judge(pair, curator, verdict, tab=curator, request=f"{number}{pair}")
+    page.run("document.querySelector('#agreement-panel').open = true")
+    page.wait("document.querySelectorAll('#agreement tr').length === 3")
+    rows = page.run("[...document.querySelectorAll('#agreement tr')].map((row) => row.innerText)")
+    assert rows[0].split("\t") == ["bob and cid", "3", "100.0 %", "both gave one and the same verdict throughout"]
+    assert rows[1].split("\t") == ["bob and dan", "3", "66.7 %", "0.000"]
+    page.run("document.querySelector('#score-choice').value = 'context'; document.querySelector('#low').value = 0.9")
+    page.run("document.querySelector('#choice').dispatchEvent(new Event('change'))")
+    page.wait(f"document.querySelector('#scores').textContent.startsWith('context 0.917') && {READY}")
+    page.run("document.querySelector('#low').value = 2")
+    page.run("document.querySelector('#choice').dispatchEvent(new Event('change'))")
+    page.wait("document.querySelector('#nothing').textContent.startsWith('No pair fits this choice')")
+    page.run("document.querySelector('#choice button').click()")
+    page.wait(f"!document.querySelector('#class-name').textContent.startsWith('No pair') && {READY}")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844), (320, 640)])
 def test_it_fits_and_can_be_read(browser, served, width, height, scheme):

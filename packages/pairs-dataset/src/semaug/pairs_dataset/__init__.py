@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from semaug.pairs_dataset.assembly import NEEDS_GUIDANCE, PAIR_SOURCES, VARIANTS, Variant, make_pairs
+    from semaug.pairs_dataset.checks import check_pairs
     from semaug.pairs_dataset.crops import BOX_SELECTS, CROP_MODES, CropRule
     from semaug.pairs_dataset.materialize import materialize_crops
+    from semaug.pairs_dataset.pair_build import build_pairs
+    from semaug.pairs_dataset.pair_sets import make_twin
+    from semaug.pairs_dataset.pair_table import PairTable, write_pairs
     from semaug.pairs_dataset.presets import PRESETS, Recipe, preset
     from semaug.pairs_dataset.retention import Retention, measure_retention
     from semaug.pairs_dataset.sheets import pair_sheet
@@ -26,16 +30,21 @@ _HOMES = {
     "PRESETS": "presets",
     "PairBatch": "sources",
     "PairSource": "sources",
+    "PairTable": "pair_table",
     "Recipe": "presets",
     "Retention": "retention",
     "VARIANTS": "assembly",
     "Variant": "assembly",
+    "build_pairs": "pair_build",
+    "check_pairs": "checks",
     "collate_pairs": "sources",
     "make_pairs": "assembly",
+    "make_twin": "pair_sets",
     "materialize_crops": "materialize",
     "measure_retention": "retention",
     "pair_sheet": "sheets",
     "preset": "presets",
+    "write_pairs": "pair_table",
 }
 
 __all__ = [
@@ -48,15 +57,20 @@ __all__ = [
     "CropRule",
     "PairBatch",
     "PairSource",
+    "PairTable",
     "Recipe",
     "Retention",
     "Variant",
+    "build_pairs",
+    "check_pairs",
     "collate_pairs",
     "make_pairs",
+    "make_twin",
     "materialize_crops",
     "measure_retention",
     "pair_sheet",
     "preset",
+    "write_pairs",
 ]
 
 

@@ -169,6 +169,7 @@ def test_large_classes_keep_each_images_best_partners(monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_approximate_neighbours_come_near_the_exact_choice() -> None:
+    pytest.importorskip("pynndescent")
     d, rule = random_descriptors(600), ProposalRule(per_class=50, exact_up_to=100)
     near, again = (propose_pairs(blank_source(600), d, rule) for _ in range(2))
     exact = propose_pairs(blank_source(600), d, replace(rule, exact_up_to=10_000))

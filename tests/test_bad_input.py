@@ -97,8 +97,8 @@ def test_evaluation_lists_what_it_left_out(semaug, photos, tmp_path):
     assert semaug("pretrain", "simclr", photos, "--out", run, *TINY).code == 0
     shutil.copytree(photos, folder)
     (folder / "cat" / "text.jpg").write_text("this is no image\n")
-    for verb in ("knn", "linear", "all"):
-        done = semaug("eval", verb, run, "--train", folder, "--test", folder, "--json")
+    for verb, only in (("knn", ()), ("linear", ()), ("all", ("--only", "linear"))):
+        done = semaug("eval", verb, run, "--train", folder, "--test", folder, *only, "--json")
         assert done.code == 3, done.err
         assert done.json
         assert listed(run / "eval" / "skipped.csv") == ["cat/text.jpg"]
@@ -171,7 +171,10 @@ def test_an_output_that_cannot_be_written_is_one_line(semaug, photos, sealed, tm
         ("guide", "export", guidance, "--out", sealed.with_suffix(".json")),
         ("guide", "export", guidance, "--format", "yolo", "--out", sealed),
         ("guide", "show", guidance, photos, "--out", sealed.with_suffix(".png")),
-        *(("eval", v, run, "--train", photos, "--test", photos, "--out", sealed) for v in ("knn", "linear", "all")),
+        *(
+            ("eval", v, run, "--train", photos, "--test", photos, "--out", sealed)
+            for v in ("knn", "linear", "figures", "all")
+        ),
     ]
     for words in verbs:
         done = semaug(*words)

@@ -56,8 +56,8 @@ def steps(place: Path) -> dict[str, tuple[object, ...]]:
             "pretrain", "simclr", pack, "--pairs", "guided", "--guidance", guidance, "--steps", "4",
             "--batch-size", "8", "--size", "32", "--backbone", "small-cnn", "--log-every", "1",
         ),
-        **{f"run/{verb}": ("eval", verb, place / "run", "--train", pack, "--test", place / "test")
-           for verb in ("knn", "linear", "all")},
+        **{f"run/{verb}": ("eval", verb, place / "run", "--train", pack, "--test", place / "test", *only)
+           for verb, only in (("knn", ()), ("linear", ()), ("all", ("--only", "linear", "--only", "map")))},
     }  # fmt: skip
 
 

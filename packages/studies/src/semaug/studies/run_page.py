@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semaug.artifacts.files import writing
 from semaug.studies.evaluation import content_of, headline
 from semaug.studies.protocols.figures import PICTURES, Pictures, draw_pictures
 
@@ -232,6 +233,8 @@ def write_pictures(
     """
     from semaug.eval.report import Column, Report, Section, Table, store_section, write_report
 
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     pictures = draw_pictures(subject, names)
     files: list[Path] = []
     for name in PICTURES:

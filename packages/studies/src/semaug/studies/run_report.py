@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semaug.artifacts.errors import ArtifactError, InvalidOption, SemaugError
-from semaug.artifacts.files import write_atomic
+from semaug.artifacts.files import write_atomic, writing
 from semaug.artifacts.progress import Progress
 from semaug.studies.evaluation import content_of, measures, ran_on, write_results
 from semaug.studies.protocols.figures import PICTURES, knn_pictures
@@ -117,6 +117,8 @@ def evaluate_run(
     """
     from semaug.eval.report import Report, write_report
 
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     identity = {
         "format": FORMAT,
         "encoder": subject.card.weights_digest,

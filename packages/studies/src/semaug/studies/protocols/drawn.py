@@ -35,3 +35,8 @@ def picture_of(image: NDArray[np.uint8]) -> Image.Image:
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return picture
+
+
+def short_key(key: str) -> str:
+    """The end of a key, which tells images apart, as code."""
+    return f"`{key if len(key) <= 34 else '…' + key[-33:]}`"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from semaug.artifacts.draws import generator
 from semaug.artifacts.errors import UnreadableImage
-from semaug.studies.protocols.drawn import SHOWN, SIDE, Drawn, picture_of
+from semaug.studies.protocols.drawn import SHOWN, SIDE, Drawn, picture_of, short_key
 from semaug.studies.protocols.subject import DoesNotFit, Subject
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def guidance_pictures(subject: Subject) -> Drawn:
         row, image = table.get(source.key(index)), source.read(index)
         assert row is not None
         crop = picture_of(_guided_crop(image, row))
-        cards.append(Card(f"{_route(row)}: {_short(row.key)}", (picture_of(image), _overlaid(image, row), crop)))
+        cards.append(Card(f"{_route(row)}: {short_key(row.key)}", (picture_of(image), _overlaid(image, row), crop)))
     routes = Counter(_route(row) for row in table.rows.values())
     caption = (
         "Before and after: the image, its guidance (boxes yellow, masks green), and the region that guided crops are "
@@ -105,7 +105,7 @@ def failure_pictures(subject: Subject) -> Drawn:
             image = source.read(place[failure.key])
             true = truth.get(failure.key) if truth is not None else None
             drawn = _overlaid(image, table.get(failure.key), true)
-            cards.append(Card(f"{failure.why}. {_short(failure.key)}", (picture_of(image), drawn)))
+            cards.append(Card(f"{failure.why}. {short_key(failure.key)}", (picture_of(image), drawn)))
         share = f"{len(found.of(kind)):,} of {found.n:,} images"  # type: ignore[arg-type]
         legend = "boxes yellow, true boxes white" if truth is not None else "boxes yellow, masks green"
         caption = f"**{title}**: {share}, judged by {found.judged_by}; the worst first. Guidance: {legend}."
@@ -141,7 +141,3 @@ def _overlaid(image: NDArray[np.uint8], row: Guidance | None, truth: Guidance | 
         )
         pen.rectangle(inner, outline=(255, 255, 255), width=4)
     return shown
-
-
-def _short(key: str) -> str:
-    return f"`{key if len(key) <= 34 else '…' + key[-33:]}`"

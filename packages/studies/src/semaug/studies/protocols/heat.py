@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.draws import generator
-from semaug.studies.protocols.drawn import SHOWN, SIDE, Drawn, picture_of
+from semaug.studies.protocols.drawn import SHOWN, SIDE, Drawn, picture_of, short_key
 from semaug.studies.protocols.subject import DoesNotFit, Subject
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from semaug.artifacts.guidance_table import GuidanceTable
     from semaug.artifacts.sources import ImageSource
+    from semaug.eval.features import Features
     from semaug.eval.figures.grad_cam import Layer, Score
     from semaug.eval.measures import Measure
     from semaug.eval.report import Block
@@ -44,7 +45,9 @@ def grad_cam_pictures(subject: Subject) -> Drawn:
         )
         for i in rows
     )
-    caption = "Grad-CAM on the last maps of the encoder: places in colour raise the score. " + _SCORES_EXPLAINED
+    caption = "Grad-CAM on the last maps of the encoder: places in colour raise the score. " + " ".join(
+        text for name, text in _SCORES_EXPLAINED.items() if name in heat
+    )
     blocks: list[Block] = [Gallery(caption, ("image", *heat), cards)]
     empty = int((heat[first].max((1, 2)) == 0).sum())
     warnings = (f"{empty} of {len(batch.images)} heat maps are empty: no place raises the {first}",) if empty else ()
@@ -56,10 +59,11 @@ def grad_cam_pictures(subject: Subject) -> Drawn:
     return Drawn((*blocks, _energy_table(measures, first)), measures, warnings)
 
 
-_SCORES_EXPLAINED = (
-    "`class logit`: the linear probe's logit of the class that it predicts. `class centroid`: the cosine to the mean "
-    "feature of that class. `own embedding`: half the squared length of the feature, which needs no label."
-)
+_SCORES_EXPLAINED = {
+    "class logit": "`class logit`: the linear probe's logit of the class that it predicts.",
+    "class centroid": "`class centroid`: the cosine to the mean feature of that class.",
+    "own embedding": "`own embedding`: half the squared length of the feature, which needs no label.",
+}
 
 
 def _energy_table(measures: Iterable[Measure], score: str) -> Block:
@@ -85,51 +89,64 @@ def _energy_table(measures: Iterable[Measure], score: str) -> Block:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """Test images as the encoder sees them: their rows in the features, pixels, place in the source, and captions."""
+    """Test images as the encoder sees them: pixels, sizes (height, width), keys, the probe's answers (None where there
+    are no labels to fit one on) and captions."""
 
-    rows: NDArray[np.intp]
     images: list[NDArray[np.uint8]]
     sizes: list[tuple[int, int]]
     keys: list[str]
-    predicted: NDArray[np.int64]
+    predicted: NDArray[np.int64] | None
     told: list[str]
 
 
 def _prepared(subject: Subject, source: ImageSource) -> _Prepared:
-    """A seeded choice of the test images that have features, in the source's order."""
+    """A seeded choice of the test images that have features, labelled ones where there are, in the source's order."""
     from semaug.eval.features import default_crop, prepare
-    from semaug.eval.splits import labelled_pair
 
-    pair = labelled_pair(*subject.features)
+    test, predicted, told = _answers(subject)
     size = subject.encoder.image_size
-    order = generator(subject.seed, "figures").permutation(len(pair.test))
-    rows = np.sort(order[:ENERGY_IMAGES])
+    rows = np.sort(generator(subject.seed, "figures").permutation(len(test))[:ENERGY_IMAGES])
     place = {source.key(i): i for i in range(len(source))}
-    kept, images, sizes = [], [], []
+    images, sizes = [], []
     for row in rows:
-        image = source.read(place[pair.test.keys[row]])
+        image = source.read(place[test.keys[row]])
         images.append(prepare(image, size, default_crop(size)))
         sizes.append((image.shape[0], image.shape[1]))
-        kept.append(row)
-    chosen = pair.test.take(np.asarray(kept, np.intp))
-    predicted = subject.linear.classifier.logits(chosen.features).argmax(1)
-    names = subject.linear.class_names
+    answers = None if predicted is None else predicted[rows]
+    return _Prepared(images, sizes, [test.keys[i] for i in rows], answers, [told[i] for i in rows])
+
+
+def _answers(subject: Subject) -> tuple[Features, NDArray[np.int64] | None, list[str]]:
+    """Test features, the class that the linear probe gives each image, and what is to be said of it; without labels to
+    fit a probe on, all test features, None, and the images' names."""
+    from semaug.eval.errors import LabelsMissing, OneClass
+    from semaug.eval.splits import labelled_pair
+
+    try:
+        test = labelled_pair(*subject.features).test
+    except (LabelsMissing, OneClass):
+        return subject.features[1], None, [short_key(key) for key in subject.features[1].keys]
+    predicted, names = subject.linear.classifier.logits(test.features).argmax(1), subject.linear.class_names
     told = [
         f"{names[true]}, predicted {'rightly' if true == guess else f'**{names[guess]}**'}"
-        for true, guess in zip(chosen.labels, predicted, strict=True)
+        for true, guess in zip(test.labels, predicted, strict=True)
     ]
-    return _Prepared(np.asarray(kept, np.intp), images, sizes, list(chosen.keys), predicted, told)
+    return test, predicted, told
 
 
 def _scores(subject: Subject, batch: _Prepared) -> dict[str, Callable[[slice], Score]]:
-    """Name of a score to the score of the images in a slice of the batch."""
+    """Name of a score to the score of the images in a slice of the batch; the first is held against boxes."""
     from semaug.eval.figures.grad_cam import centroid_similarity, class_logit, own_embedding
 
+    predicted = batch.predicted
+    alone: dict[str, Callable[[slice], Score]] = {"own embedding": lambda part: own_embedding}
+    if predicted is None:
+        return alone
     probe, centroids = subject.linear.classifier, _centroids(subject)
     return {
-        "class logit": lambda part: class_logit(probe.weight, probe.bias, batch.predicted[part]),
-        "class centroid": lambda part: centroid_similarity(centroids, batch.predicted[part]),
-        "own embedding": lambda part: own_embedding,
+        "class logit": lambda part: class_logit(probe.weight, probe.bias, predicted[part]),
+        "class centroid": lambda part: centroid_similarity(centroids, predicted[part]),
+        **alone,
     }
 
 

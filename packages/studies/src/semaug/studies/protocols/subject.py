@@ -80,8 +80,8 @@ class Subject:
 
     @property
     def embedded(self) -> tuple[Features, ...]:
-        """The features, where something has asked for them."""
-        return tuple(self.__dict__.get("features", ()))
+        """The features, where something has asked for them or they are kept below the run."""
+        return self.features if self.keep else tuple(self.__dict__.get("features", ()))
 
     @cached_property
     def linear(self) -> LinearResult:

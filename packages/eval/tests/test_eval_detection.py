@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import resnet18, resnet50
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -158,6 +159,41 @@ def offsets(box: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     x, y = (box[:2] + box[2:]) / 2
     s, t = (target[:2] + target[2:]) / 2
     return torch.stack([10 * (s - x) / w, 10 * (t - y) / h, 5 * torch.log(v / w), 5 * torch.log(u / h)])
+
+
+class MeanOver(nn.Module):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.mean((2, 3))
+
+
+def test_heads_answer_and_learn_as_torchvisions_own_with_the_same_parts(backbone):
+    """torchvision's region heads pool and run the last stage anew for masks; with its norms at rest all is the same."""
+    ours = build_detector(backbone, spec(masks=True)).roi_heads
+    ours.score_thresh = 0.1  # so that something is found
+    torch.manual_seed(5)
+    theirs = RoIHeads(
+        ours.box_roi_pool, nn.Sequential(ours.box_head, MeanOver()), ours.box_predictor,
+        0.5, 0.5, 8, 0.25, None, 0.1, 0.5, 100,
+        mask_roi_pool=ours.box_roi_pool, mask_head=ours.box_head, mask_predictor=ours.mask_predictor,
+    )  # fmt: skip
+    start = 50 * torch.rand(12, 2)
+    proposals = [torch.cat([start, start + 10 + 20 * torch.rand(12, 2)], 1)]
+    features, shapes = {"0": torch.rand(1, 256, 5, 5)}, [(80, 80)]
+    found, wanted = (heads.eval()(features, proposals, shapes)[0][0] for heads in (ours, theirs))
+    assert len(wanted["boxes"]) > 0
+    for name in ("boxes", "scores", "labels", "masks"):
+        torch.testing.assert_close(found[name], wanted[name])
+
+    targets = [{"boxes": proposals[0][:2] + 1, "labels": torch.tensor([1, 2]), "masks": torch.zeros(2, 80, 80).byte()}]
+    targets[0]["masks"][:, 10:60, 10:60] = 1
+    losses = []
+    for heads in (ours, theirs):
+        heads.train()
+        heads.box_head.eval()
+        torch.manual_seed(0)
+        losses.append(heads(features, [proposals[0].clone()], shapes, targets)[1])
+    for name in ("loss_classifier", "loss_mask"):
+        torch.testing.assert_close(losses[0][name], losses[1][name])
 
 
 def test_proposal_losses_are_over_256_samples_an_image(backbone):

@@ -98,7 +98,7 @@ def served(tmp_path):
     served.end()
 
 
-def sign_in(page, name="ann"):
+def sign_in(page, name="c1"):
     page.wait("document.querySelector('#start')?.disabled === false")
     page.run("document.querySelector('#name').focus()")
     page.write(name)
@@ -117,13 +117,13 @@ def test_keys_alone_judge_undo_and_mark(browser, served):
     assert page.text("#class-name") == "dog"
     page.press("1", "4", "a")
     judged(page, 1)
-    assert served.verdicts() == [("p00", "ann", "accept", ("background", "illumination"))]
+    assert served.verdicts() == [("p00", "c1", "accept", ("background", "illumination"))]
     assert page.text("#status").startswith("Accepted a pair of dog. 1 of 9 accepted, 1 of 6 judged.")
     page.press("r")
     judged(page, 2)
     page.press("s")
     page.wait(f"document.querySelector('#skipped-count').textContent === '1' && {READY}")
-    assert [v[:3] for v in served.verdicts()[1:]] == [("p01", "ann", "reject"), ("p02", "ann", "skip")]
+    assert [v[:3] for v in served.verdicts()[1:]] == [("p01", "c1", "reject"), ("p02", "c1", "skip")]
     page.press("u")
     page.wait("document.querySelector('#status').textContent.startsWith('Took back: skipped')")
     page.wait(READY)
@@ -177,7 +177,7 @@ def test_a_reload_keeps_name_pair_and_undo(browser, served):
     page.send("Page.reload")
     page.wait(f"window.old === undefined && document.readyState === 'complete' && {READY}")
     assert page.text("#side-a figcaption") == pair
-    assert page.text("#who") == "as ann"
+    assert page.text("#who") == "as c1"
     page.press("u")
     judged(page, 0)
     assert served.verdicts() == []
@@ -189,7 +189,7 @@ def test_two_tabs_and_a_second_curator_never_show_one_pair(browser, served):
     second = browser.open(served.url)
     sign_in(second, "")
     third = browser.open(served.url, apart=True)
-    sign_in(third, "bob")
+    sign_in(third, "c2")
     pages = [first, second, third]
     for _ in range(2):
         shown = [page.text("#side-a figcaption") for page in pages]
@@ -201,7 +201,7 @@ def test_two_tabs_and_a_second_curator_never_show_one_pair(browser, served):
         for page in pages:
             page.wait(READY)
     assert len({v[0] for v in served.verdicts()}) == 6
-    assert {v[1] for v in served.verdicts()} == {"ann", "bob"}
+    assert {v[1] for v in served.verdicts()} == {"c1", "c2"}
 
 
 def test_a_server_that_is_killed_mid_verdict_gets_it_again(browser, served):
@@ -218,7 +218,7 @@ def test_a_server_that_is_killed_mid_verdict_gets_it_again(browser, served):
     served.start()
     judged(page, 1)
     assert page.text("#problem") == ""
-    assert [v[1:] for v in served.verdicts()] == [("ann", "accept", ("occlusion",))]
+    assert [v[1:] for v in served.verdicts()] == [("c1", "accept", ("occlusion",))]
 
 
 def test_ctrl_c_ends_in_a_summary(browser, served):
@@ -250,22 +250,22 @@ def test_choices_zoom_boxes_and_stopping(browser, served):
     page.run("document.querySelector('#stop').click()")
     page.wait("document.querySelector('#desk').hidden")
     with Journal(served.journal) as journal:
-        assert journal.lease("bob", "t", count=99)[0].pair_id == "p00", "what the tab held is free again"
+        assert journal.lease("c2", "t", count=99)[0].pair_id == "p00", "what the tab held is free again"
 
 
 def test_scores_choose_and_agreement_is_told(browser, served):
     page = browser.open(served.url, apart=True)
     sign_in(page)
     with Journal(served.journal) as journal:
-        for number, curator in enumerate(("bob", "cid", "dan")):
+        for number, curator in enumerate(("c2", "cid", "dan")):
             for pair in ("p03", "p04", "p05"):
                 verdict = "reject" if (pair, curator) == ("p05", "dan") else "accept"
                 journal.judge(pair, curator, verdict, tab=curator, request=f"{number}{pair}")
     page.run("document.querySelector('#agreement-panel').open = true")
     page.wait("document.querySelectorAll('#agreement tr').length === 3")
     rows = page.run("[...document.querySelectorAll('#agreement tr')].map((row) => row.innerText)")
-    assert rows[0].split("\t") == ["bob and cid", "3", "100.0 %", "both gave one and the same verdict throughout"]
-    assert rows[1].split("\t") == ["bob and dan", "3", "66.7 %", "0.000"]
+    assert rows[0].split("\t") == ["c2 and cid", "3", "100.0 %", "both gave one and the same verdict throughout"]
+    assert rows[1].split("\t") == ["c2 and dan", "3", "66.7 %", "0.000"]
     page.run("document.querySelector('#score-choice').value = 'context'; document.querySelector('#low').value = 0.9")
     page.run("document.querySelector('#choice').dispatchEvent(new Event('change'))")
     page.wait(f"document.querySelector('#scores').textContent.startsWith('context 0.917') && {READY}")

@@ -108,7 +108,7 @@ def test_curate_over_http_then_build(semaug, folder):
     own = {"Content-Type": "application/json", "Origin": f"http://127.0.0.1:{port}"}
 
     def ask(name, **more):
-        body = json.dumps({"curator": "ann", "tab": "t", **more})
+        body = json.dumps({"curator": "c1", "tab": "t", **more})
         connection.request("POST", f"/{token}/api/{name}", body, own)
         answer = connection.getresponse()
         plain = json.loads(answer.read())
@@ -131,4 +131,4 @@ def test_curate_over_http_then_build(semaug, folder):
     assert (built.json["pairs"], built.json["rejected"], built.json["open"]) == (1, 1, 4)
     assert built.json["short_classes"] == {"dog": 0}
     row = PairTable.open("pairs.zarr").rows[0]
-    assert (row.curator, row.tags, row.verdict, row.scores["context"]) == ("ann", ("pattern",), "accept", 1 / 12)
+    assert (row.curator, row.tags, row.verdict, row.scores["context"]) == ("c1", ("pattern",), "accept", 1 / 12)

@@ -32,11 +32,11 @@ def proposals(classes: dict[str, int], source: str = "f00d") -> PairTable:
     return PairTable.of(rows, "proposals", source)
 
 
-def judge(journal, pair_id, curator="ann", verdict="accept", tags=(), tab="t1"):
+def judge(journal, pair_id, curator="c1", verdict="accept", tags=(), tab="t1"):
     return journal.judge(pair_id, curator, verdict, tags, tab=tab, request=f"r{next(REQUESTS)}")
 
 
-def undo(journal, curator="ann", tab="t1"):
+def undo(journal, curator="c1", tab="t1"):
     return journal.undo(curator, tab=tab, request=f"r{next(REQUESTS)}")
 
 
@@ -51,12 +51,12 @@ def journal(tmp_path):
 
 
 def test_a_verdict_stands_and_the_next_pair_comes(journal):
-    assert ids(journal.lease("ann", "t1")) == ["cat-000", "cat-001"]
+    assert ids(journal.lease("c1", "t1")) == ["cat-000", "cat-001"]
     assert judge(journal, "cat-000", tags=("illumination", "background")) == "kept"
-    assert ids(journal.lease("ann", "t1")) == ["cat-001", "cat-002"]
+    assert ids(journal.lease("c1", "t1")) == ["cat-001", "cat-002"]
     found = journal.judgements()
     assert [(j.pair_id, j.curator, j.verdict, j.tags) for j in found] == [
-        ("cat-000", "ann", "accept", ("background", "illumination"))
+        ("cat-000", "c1", "accept", ("background", "illumination"))
     ]
     cat = journal.progress()[0]
     assert (cat.name, cat.pairs, cat.judged, cat.accepted) == ("cat", 4, 1, 1)
@@ -70,41 +70,41 @@ def test_a_verdict_is_there_for_another_process_at_once(journal):
 
 
 def test_nobody_is_given_what_another_holds(journal):
-    assert ids(journal.lease("ann", "t1")) == ["cat-000", "cat-001"]
-    assert ids(journal.lease("ann", "t2")) == ["cat-002", "cat-003"]
-    assert ids(journal.lease("bob", "t3", count=9)) == ["dog-000", "dog-001", "dog-002"]
+    assert ids(journal.lease("c1", "t1")) == ["cat-000", "cat-001"]
+    assert ids(journal.lease("c1", "t2")) == ["cat-002", "cat-003"]
+    assert ids(journal.lease("c2", "t3", count=9)) == ["dog-000", "dog-001", "dog-002"]
     assert journal.lease("cid", "t4") == []
-    journal.release("ann", "t1")
+    journal.release("c1", "t1")
     assert ids(journal.lease("cid", "t4")) == ["cat-000", "cat-001"]
-    assert ids(journal.lease("ann", "t2")) == ["cat-002", "cat-003"], "what a tab holds it is given again"
+    assert ids(journal.lease("c1", "t2")) == ["cat-002", "cat-003"], "what a tab holds it is given again"
 
 
 def test_a_lease_ends(tmp_path):
     with Journal.start(tmp_path / "j", proposals({"cat": 2}), lease_seconds=0.05) as journal:
-        assert len(journal.lease("ann", "t1")) == 2
-        assert journal.lease("bob", "t2") == []
+        assert len(journal.lease("c1", "t1")) == 2
+        assert journal.lease("c2", "t2") == []
         time.sleep(0.06)
-        assert ids(journal.lease("bob", "t2")) == ["cat-000", "cat-001"]
-        judge(journal, "cat-000", "bob", "reject", tab="t2")
-        judge(journal, "cat-000", "ann", "accept")  # slow, but not lost
-        assert {(j.curator, j.verdict) for j in journal.judgements()} == {("ann", "accept"), ("bob", "reject")}
+        assert ids(journal.lease("c2", "t2")) == ["cat-000", "cat-001"]
+        judge(journal, "cat-000", "c2", "reject", tab="t2")
+        judge(journal, "cat-000", "c1", "accept")  # slow, but not lost
+        assert {(j.curator, j.verdict) for j in journal.judgements()} == {("c1", "accept"), ("c2", "reject")}
         assert journal.progress()[0].disputed == 1
 
 
 def test_a_request_that_is_sent_twice_counts_once(journal):
     for outcome in ("kept", "repeated", "repeated"):
-        assert journal.judge("cat-000", "ann", "accept", tab="t1", request="same") == outcome
+        assert journal.judge("cat-000", "c1", "accept", tab="t1", request="same") == outcome
     assert len(journal.judgements()) == 1
     with pytest.raises(InvalidOption, match="'same'"):
-        journal.judge("cat-001", "ann", "accept", tab="t1", request="same")
+        journal.judge("cat-001", "c1", "accept", tab="t1", request="same")
     for _ in range(2):
-        assert journal.undo("ann", tab="t1", request="back").pair_id == "cat-000"
+        assert journal.undo("c1", tab="t1", request="back").pair_id == "cat-000"
     assert journal.judgements() == []
 
 
 def test_a_curator_judges_a_pair_once(journal):
     judge(journal, "cat-000", tab="t1")
-    with pytest.raises(VerdictRefused, match=r"ann has judged this pair already \(accept\)"):
+    with pytest.raises(VerdictRefused, match=r"c1 has judged this pair already \(accept\)"):
         judge(journal, "cat-000", verdict="reject", tab="t2")
     assert [j.verdict for j in journal.judgements()] == ["accept"]
 
@@ -112,10 +112,10 @@ def test_a_curator_judges_a_pair_once(journal):
 def test_undo_takes_back_this_tabs_verdicts_then_the_curators(journal):
     judge(journal, "cat-000", tab="t1", tags=("pattern",))
     judge(journal, "cat-001", verdict="reject", tab="t2")
-    judge(journal, "cat-002", "bob", tab="t9")
+    judge(journal, "cat-002", "c2", tab="t9")
     pair = undo(journal, tab="t1")
     assert (pair.pair_id, pair.verdict, pair.tags) == ("cat-000", "accept", ("pattern",))
-    assert ids(journal.lease("bob", "t9")) == ["cat-003", "dog-000"], "the pair is on ann's screen again"
+    assert ids(journal.lease("c2", "t9")) == ["cat-003", "dog-000"], "the pair is on c1's screen again"
     assert undo(journal, tab="t1").pair_id == "cat-001"
     assert undo(journal, tab="t1") is None
     assert ids(journal.judgements()) == ["cat-002"], "nobody undoes what another curator said"
@@ -125,34 +125,34 @@ def test_undo_takes_back_this_tabs_verdicts_then_the_curators(journal):
 def test_skipped_pairs_wait_apart_and_go_to_others(journal):
     judge(journal, "cat-000", verdict="skip")
     judge(journal, "cat-001", verdict="skip")
-    assert ids(journal.lease("ann", "t1")) == ["cat-002", "cat-003"]
-    assert journal.skipped("ann") == 2
-    assert ids(journal.lease("ann", "t1", choice=Choice(skipped=True))) == ["cat-000", "cat-001"]
+    assert ids(journal.lease("c1", "t1")) == ["cat-002", "cat-003"]
+    assert journal.skipped("c1") == 2
+    assert ids(journal.lease("c1", "t1", choice=Choice(skipped=True))) == ["cat-000", "cat-001"]
     judge(journal, "cat-000", verdict="skip")
-    assert ids(journal.lease("ann", "t1", choice=Choice(skipped=True))) == ["cat-001", "cat-000"], "the last comes last"
+    assert ids(journal.lease("c1", "t1", choice=Choice(skipped=True))) == ["cat-001", "cat-000"], "the last comes last"
     judge(journal, "cat-001", verdict="reject")
-    assert journal.skipped("ann") == 1
-    journal.release("ann", "t1")
-    assert ids(journal.lease("bob", "t2", count=1)) == ["cat-000"]
+    assert journal.skipped("c1") == 1
+    journal.release("c1", "t1")
+    assert ids(journal.lease("c2", "t2", count=1)) == ["cat-000"]
 
 
 def test_choices_of_class_and_score(journal):
-    assert ids(journal.lease("ann", "t1", choice=Choice("dog"))) == ["dog-000", "dog-001"]
+    assert ids(journal.lease("c1", "t1", choice=Choice("dog"))) == ["dog-000", "dog-001"]
     choice = Choice(score="context", low=0.15)
-    assert ids(journal.lease("ann", "t1", choice=choice, count=9)) == ["cat-002", "cat-003", "dog-002"]
-    assert ids(journal.lease("ann", "t1", choice=Choice("cat", "context", 0.05, 0.25))) == ["cat-002", "cat-001"]
-    assert journal.lease("ann", "t1", choice=Choice(score="none", low=0)) == []
-    assert journal.lease("ann", "t1", choice=Choice(score="x') OR 1 --", low=0)) == []
+    assert ids(journal.lease("c1", "t1", choice=choice, count=9)) == ["cat-002", "cat-003", "dog-002"]
+    assert ids(journal.lease("c1", "t1", choice=Choice("cat", "context", 0.05, 0.25))) == ["cat-002", "cat-001"]
+    assert journal.lease("c1", "t1", choice=Choice(score="none", low=0)) == []
+    assert journal.lease("c1", "t1", choice=Choice(score="x') OR 1 --", low=0)) == []
     assert journal.score_ranges() == {"context": (0.0, 0.3)}
 
 
 def test_full_classes_are_left_out_unless_chosen(journal):
     judge(journal, "cat-000")
     judge(journal, "cat-001", verdict="reject")
-    assert ids(journal.lease("ann", "t1", per_class=2)) == ["cat-002", "cat-003"]
+    assert ids(journal.lease("c1", "t1", per_class=2)) == ["cat-002", "cat-003"]
     judge(journal, "cat-002")
-    assert ids(journal.lease("ann", "t1", per_class=2)) == ["dog-000", "dog-001"]
-    assert ids(journal.lease("ann", "t1", per_class=2, choice=Choice("cat"))) == ["cat-003"]
+    assert ids(journal.lease("c1", "t1", per_class=2)) == ["dog-000", "dog-001"]
+    assert ids(journal.lease("c1", "t1", per_class=2, choice=Choice("cat"))) == ["cat-003"]
 
 
 def test_a_share_is_judged_by_two(tmp_path):
@@ -163,9 +163,9 @@ def test_a_share_is_judged_by_two(tmp_path):
         chosen = twice[0]["pair_id"]
         judge(journal, chosen)
         assert journal.progress()[0].waiting == 1
-        assert chosen not in ids(journal.lease("ann", "t1", count=400))
-        assert chosen in ids(journal.lease("bob", "t2", count=400))
-        judge(journal, chosen, "bob", "reject")
+        assert chosen not in ids(journal.lease("c1", "t1", count=400))
+        assert chosen in ids(journal.lease("c2", "t2", count=400))
+        judge(journal, chosen, "c2", "reject")
         progress = journal.progress()[0]
         assert (progress.judged, progress.waiting, progress.disputed, progress.accepted) == (1, 0, 1, 0)
     with Journal.start(tmp_path / "j", table, twice=0.5, seed=1) as journal:
@@ -176,10 +176,10 @@ def test_a_share_is_judged_by_two(tmp_path):
 def test_another_day_goes_on_and_new_proposals_are_added(tmp_path):
     with Journal.start(tmp_path / "j", proposals({"cat": 2})) as journal:
         judge(journal, "cat-000")
-        journal.lease("ann", "t1")
+        journal.lease("c1", "t1")
     with Journal.start(tmp_path / "j", proposals({"cat": 3, "dog": 1})) as journal:
-        assert ids(journal.lease("bob", "t2", count=9)) == ["cat-002", "dog-000"], "cat-001 is still on ann's screen"
-        assert ids(journal.lease("ann", "t1")) == ["cat-001"]
+        assert ids(journal.lease("c2", "t2", count=9)) == ["cat-002", "dog-000"], "cat-001 is still on c1's screen"
+        assert ids(journal.lease("c1", "t1")) == ["cat-001"]
         assert journal.source == "f00d"
         assert len(journal.pairs()) == 4
 
@@ -255,7 +255,7 @@ def test_many_clients_over_two_servers_lose_and_double_nothing(tmp_path):
         except BaseException as error:
             errors.append(error)
 
-    names = [(c, f"{c}-{t}") for c in ("ann", "bob", "cid", "dan") for t in (1, 2)]
+    names = [(c, f"{c}-{t}") for c in ("c1", "c2", "cid", "dan") for t in (1, 2)]
     threads = [threading.Thread(target=work, args=(*name, servers[i % 2])) for i, name in enumerate(names)]
     for thread in threads:
         thread.start()
@@ -296,9 +296,9 @@ import sys
 from semaug.pairs_dataset.curation.journal import Journal
 journal = Journal(sys.argv[1])
 for number in range(10_000):
-    pair = journal.lease("ann", "t1", count=1)[0]
+    pair = journal.lease("c1", "t1", count=1)[0]
     print("asked", pair.pair_id, flush=True)
-    journal.judge(pair.pair_id, "ann", "accept", tab="t1", request=f"{sys.argv[2]}-{number}")
+    journal.judge(pair.pair_id, "c1", "accept", tab="t1", request=f"{sys.argv[2]}-{number}")
     print("kept", pair.pair_id, flush=True)
 """
 
@@ -322,37 +322,37 @@ def test_kill_9_in_the_middle_of_a_verdict_loses_nothing(tmp_path):
             assert len(kept) - len(told) <= run + 1, "at most the verdict under way is kept untold"
             progress = journal.progress()[0]
             assert progress.judged == progress.accepted == len(kept), "counts and verdicts go together"
-            journal.release("ann", "t1")
+            journal.release("c1", "t1")
 
 
 def test_pace_is_the_median_without_pauses(journal):
-    assert journal.pace("ann") is None
+    assert journal.pace("c1") is None
     for second, pair in ((0, 0), (4, 1), (10, 2), (1000, 3), (1005, 4)):
         minutes, seconds = divmod(second, 60)
         when = f"2026-01-01T10:{minutes:02d}:{seconds:02d}+00:00"
-        row = (str(pair), f"p{pair}", "ann", "accept", "", when, "t1")
+        row = (str(pair), f"p{pair}", "c1", "accept", "", when, "t1")
         with journal._writing() as database:
             database.execute(
                 "INSERT INTO history (request, pair_id, curator, verdict, tags, time, tab) VALUES (?,?,?,?,?,?,?)", row
             )
-    assert journal.pace("ann") == pytest.approx(5)
+    assert journal.pace("c1") == pytest.approx(5)
 
 
 def test_agreement_and_kappa():
-    verdicts = {"ann": "aaaaaaaaaarrrrrrrrrr", "bob": "aaaaaaaarrarrrrrrrrr", "cid": "a" * 20}
+    verdicts = {"c1": "aaaaaaaaaarrrrrrrrrr", "c2": "aaaaaaaarrarrrrrrrrr", "cid": "a" * 20}
     words = {"a": "accept", "r": "reject"}
     told = [
         Judgement(f"p{i}", name, words[letter], (), "")
         for name, row in verdicts.items()
         for i, letter in enumerate(row)
     ]
-    told += [Judgement("p99", "ann", "skip", (), ""), Judgement("p99", "bob", "accept", (), "")]
+    told += [Judgement("p99", "c1", "skip", (), ""), Judgement("p99", "c2", "accept", (), "")]
     ann_bob, ann_cid, bob_cid = agreements(told)
-    assert (ann_bob.curators, ann_bob.pairs, ann_bob.share) == (("ann", "bob"), 20, pytest.approx(0.85))
+    assert (ann_bob.curators, ann_bob.pairs, ann_bob.share) == (("c1", "c2"), 20, pytest.approx(0.85))
     assert ann_bob.kappa == pytest.approx((0.85 - (0.5 * 0.45 + 0.5 * 0.55)) / (1 - 0.5))
     assert ann_cid.kappa == 0, "one who accepts everything agrees by chance alone"
     assert bob_cid.pairs == 20
-    alone = agreements([Judgement("p", "ann", "accept", (), ""), Judgement("p", "bob", "accept", (), "")])[0]
+    alone = agreements([Judgement("p", "c1", "accept", (), ""), Judgement("p", "c2", "accept", (), "")])[0]
     assert alone.kappa is None
     assert "throughout" in alone.reason
     assert agreements(told[:5]) == []

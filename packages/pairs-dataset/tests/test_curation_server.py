@@ -59,7 +59,7 @@ class Client:
         status, _, data = self.send("POST", f"/{self.token}/api/{name}", body, own)
         return status, json.loads(data)
 
-    def ask(self, name: str, curator: str = "ann", tab: str = "t1", **more: object):
+    def ask(self, name: str, curator: str = "c1", tab: str = "t1", **more: object):
         status, plain = self.post(name, {"curator": curator, "tab": tab, **more})
         assert status == 200, plain
         return plain
@@ -163,7 +163,7 @@ def test_choices_and_what_is_told_once(client):
 def test_a_pair_judged_in_another_tab_is_refused(client):
     client.ask("verdict", request="r1", pair_id="p0", verdict="accept")
     status, plain = client.post(
-        "verdict", {"curator": "ann", "tab": "t2", "request": "r2", "pair_id": "p0", "verdict": "reject"}
+        "verdict", {"curator": "c1", "tab": "t2", "request": "r2", "pair_id": "p0", "verdict": "reject"}
     )
     assert status == 409
     assert "judged this pair already (accept)" in plain["error"]
@@ -302,7 +302,7 @@ def test_two_hosts_are_refused(shared):
 def test_only_our_own_page_may_change_something(served, headers, status):
     client, journal = served
     headers = {k: v.format(port=client.port) for k, v in headers.items()}
-    asked = {"curator": "ann", "tab": "t", "pair_id": "p0", "request": "r", "verdict": "accept"}
+    asked = {"curator": "c1", "tab": "t", "pair_id": "p0", "request": "r", "verdict": "accept"}
     found, _ = client.post("verdict", asked, **headers)
     assert found == status
     assert len(journal.judgements()) == (status == 200)
@@ -384,7 +384,7 @@ def test_concurrent_clients_judge_every_pair_once(served):
         return done
 
     with ThreadPoolExecutor(4) as pool:
-        told = [pair for done in pool.map(work, ["ann", "bob", "cid", "dan"]) for pair in done]
+        told = [pair for done in pool.map(work, ["c1", "c2", "cid", "dan"]) for pair in done]
     assert sorted(told) == [f"p{i}" for i in range(5)]
     assert sorted(j.pair_id for j in journal.judgements()) == sorted(told)
 
@@ -454,7 +454,7 @@ def test_kill_9_under_fire_keeps_every_verdict_that_was_answered(folder, tmp_pat
                     return
 
         with ThreadPoolExecutor(2) as pool:
-            done = [pool.submit(work, name) for name in ("ann", "bob")]
+            done = [pool.submit(work, name) for name in ("c1", "c2")]
             while len(told) < 15 * (run + 1):
                 time.sleep(0.005)
             os.kill(process.pid, signal.SIGKILL)
@@ -468,8 +468,8 @@ def test_kill_9_under_fire_keeps_every_verdict_that_was_answered(folder, tmp_pat
             assert set(kept) - set(told) <= {pair for _, pair, _ in unanswered}
             assert len(kept) == len(set(kept))
             assert journal.progress()[0].judged == len(kept)
-            journal.release("ann", "ann")
-            journal.release("bob", "bob")
+            journal.release("c1", "c1")
+            journal.release("c2", "c2")
 
 
 def test_time_left_and_classes_that_fall_short():

@@ -44,15 +44,15 @@ def test_rules_settle_disputes(journal):
     ids = judge(
         journal,
         {
-            (0, "ann"): "accept pattern",
-            (0, "bob"): "accept background pattern",
-            (1, "ann"): "accept",
-            (1, "bob"): "reject",
-            (2, "ann"): "reject",
-            (3, "ann"): "accept",
-            (3, "bob"): "accept",
+            (0, "c1"): "accept pattern",
+            (0, "c2"): "accept background pattern",
+            (1, "c1"): "accept",
+            (1, "c2"): "reject",
+            (2, "c1"): "reject",
+            (3, "c1"): "accept",
+            (3, "c2"): "accept",
             (3, "cid"): "reject",
-            (4, "ann"): "skip",
+            (4, "c1"): "skip",
         },
     )
     kept = {
@@ -65,7 +65,7 @@ def test_rules_settle_disputes(journal):
     assert (row.tags, row.verdict, row.curator, row.image_a) == (
         ("background", "pattern"),
         "accept",
-        "ann, bob",
+        "c1, c2",
         "cat/0a",
     )
     assert row.time > "2020"
@@ -73,7 +73,7 @@ def test_rules_settle_disputes(journal):
 
 
 def test_build_from_a_journal_follows_its_verdicts(journal, tmp_path):
-    judge(journal, {(0, "ann"): "accept", (1, "ann"): "accept", (2, "ann"): "reject"})
+    judge(journal, {(0, "c1"): "accept", (1, "c1"): "accept", (2, "c1"): "reject"})
     built = build_pairs(journal.path, tmp_path / "p.zarr", per_class=2)
     assert (built.summary.manifest.items, built.short, built.form) == (2, {}, "semantic")
     assert built.summary.manifest.info["open"] == 3

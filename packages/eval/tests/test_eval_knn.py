@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +16,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from semaug.eval.errors import EvaluationError
 from semaug.eval.features import Features
-from semaug.eval.probes.knn import KnnSettings, evaluate_knn, knn_accuracy, largest, neighbours
+from semaug.eval.probes import knn
+from semaug.eval.probes.knn import KnnSettings, UnitRows, evaluate_knn, knn_accuracy, largest, nearest
 
 NAMES = tuple(f"class {i}" for i in range(8))
 
@@ -38,7 +44,9 @@ def brute_force_votes(train: Features, test: Features, k: int, temperature: floa
     return votes
 
 
-def test_every_cell_of_the_grid_equals_brute_force() -> None:
+@pytest.mark.parametrize("block", [8192, 32], ids=["one block of queries", "several"])
+def test_every_cell_of_the_grid_equals_brute_force(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "QUERY_BLOCK", block)
     train, test = clustered(300, 0), clustered(80, 1)
     result = evaluate_knn(train, test, KnnSettings(query_chunk=17, bank_chunk=64), select=False)
     grid = result.backbone
@@ -113,11 +121,133 @@ def test_chunks_change_nothing() -> None:
     np.testing.assert_array_equal(whole, cut)
 
 
-def test_similarities_held_at_once_are_bounded() -> None:
-    bank, queries = torch.randn(1000, 4), torch.randn(50, 4)
-    for rows, similarity, places in neighbours(queries, bank, 3, query_chunk=8, bank_chunk=64):
-        assert rows.stop - rows.start <= 8
-        assert similarity.shape == places.shape == (rows.stop - rows.start, 3)
+@pytest.mark.parametrize("rows", [None, np.arange(3, 1000, 3)], ids=["all rows", "some rows"])
+def test_nearest_equals_sorting(rows: np.ndarray | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "QUERY_BLOCK", 20)
+    rng = np.random.default_rng(0)
+    bank, queries = rng.normal(size=(1000, 4)).astype(np.float32), rng.normal(size=(50, 4)).astype(np.float32)
+    chosen = np.arange(1000) if rows is None else rows
+    unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (queries, bank[chosen])]
+    expected = np.argsort(-(unit[0].astype(np.float64) @ unit[1].T), axis=1)[:, :3]
+    settings = KnnSettings(bank_chunk=64)
+    seen = []
+    for place, similarity, places in nearest(
+        UnitRows.of(queries, settings), UnitRows.of(bank, settings, rows), 3, query_chunk=8
+    ):
+        assert place.stop - place.start <= 8
+        np.testing.assert_array_equal(places, expected[place])
+        np.testing.assert_allclose(similarity[:, 0], (unit[0][place] * unit[1][expected[place, 0]]).sum(1), atol=1e-5)
+        seen += range(place.start, place.stop)
+    assert seen == list(range(50))
+
+
+def test_blocks_of_the_bank_are_bounded_in_bytes() -> None:
+    wide = np.broadcast_to(np.float32(1), (10**6, 2048))
+    assert UnitRows.of(wide, KnnSettings()).chunk * 2048 * 4 <= knn.BANK_BYTES
+    assert UnitRows.of(wide[:, :8], KnnSettings()).chunk == knn.BANK_CHUNK
+
+
+def saved(features: Features, path: Path, shard_size: int) -> Features:
+    """The same features mapped from an artifact on the disk."""
+    from semaug.artifacts.sources.array import ArraySource
+    from semaug.eval.feature_store import FeatureWork, open_features, write_features
+    from semaug.eval.features import Preparation
+
+    count, done = len(features), iter(range(10**9))
+
+    def encode(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [next(done) for _ in range(len(batch))]
+        return torch.from_numpy(features.features[rows]), torch.from_numpy(features.projections[rows])
+
+    images = ArraySource(np.zeros((count, 1, 1, 3), np.uint8), features.keys, features.labels, features.class_names)
+    work = FeatureWork(encode, "digest", Preparation.of(1, (0,) * 3, (1,) * 3), 12, 6)
+    write_features(work, images, path, shard_size=shard_size)
+    return open_features(path)
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_streamed_from_files_equals_in_memory(
+    tmp_path: Path, exclude_self: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = clustered(2500, 30)
+    test = train.take(np.arange(0, 2500, 5)) if exclude_self else clustered(500, 31)
+    settings = KnnSettings(exclude_self=exclude_self)
+    whole = evaluate_knn(train, test, settings)
+    mapped = saved(train, tmp_path / "train.zarr", 1024), saved(test, tmp_path / "test.zarr", 100)
+    monkeypatch.setattr(knn, "QUERY_BLOCK", 128)
+    monkeypatch.setattr(knn, "BANK_BYTES", 4 * 12 * 300)
+    streamed = evaluate_knn(*mapped, settings)
+    for ours, theirs in ((streamed.backbone, whole.backbone), (streamed.projector, whole.projector)):
+        np.testing.assert_array_equal(ours.accuracy, theirs.accuracy)
+        assert (ours.selected, ours.top5) == (theirs.selected, theirs.top5)
+    assert streamed.warnings == whole.warnings
+
+
+def test_memory_does_not_grow_with_the_bank(tmp_path: Path) -> None:
+    """A bank of 128 MB, mapped; what the process holds at most grows by a few blocks of 4 MB."""
+    code = f"""
+import numpy as np, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from semaug.artifacts.joined import join_column
+from semaug.artifacts.ragged import pack_strings
+from semaug.artifacts.reader import Artifact
+from semaug.artifacts.schemas import Manifest
+from semaug.artifacts.shards import peak_memory
+from semaug.artifacts.store import ArtifactWriter
+from semaug.eval.features import Features
+from semaug.eval.probes import knn
+rng = np.random.default_rng(0)
+path, size, shards, width = {str(tmp_path / "bank.zarr")!r}, 4096, 16, 512
+with ArtifactWriter.open(path, Manifest(kind="features", items=size * shards, shard_size=size)) as writer:
+    for shard in range(shards):
+        rows = rng.standard_normal((size, width), dtype=np.float32)
+        writer.write(shard, {{"feature": rows, **pack_strings("key", [""] * size)}})
+    writer.finish()
+bank = join_column(Artifact.open(path), "feature")
+def features(values):
+    labels = np.arange(len(values)) % 3
+    return Features(values, None, labels, tuple(map(str, range(len(values)))), ("a", "b", "c"))
+knn.BANK_BYTES, knn.QUERY_BLOCK = 4 << 20, 64
+settings = knn.KnnSettings(ks=(20,), query_chunk=64)
+queries = features(np.asarray(bank[:200]))
+knn.evaluate_knn(features(np.asarray(bank[:5000])), queries, settings, select=False)  # what the libraries need once
+before = peak_memory()
+accuracy = knn.evaluate_knn(features(bank), queries, settings, select=False).backbone.at(20, 0.01)
+print(peak_memory() - before, accuracy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    grown, accuracy = map(float, done.stdout.split())
+    assert accuracy > 0.9  # every query is its own nearest neighbour
+    assert grown < 40e6
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02], ids=["the queries", "near copies"])
+def test_a_bank_that_holds_its_queries_is_named(noise: float) -> None:
+    """A tenth of the queries lie in the bank, as they are or slightly changed."""
+    train, test = clustered(1500, 40, dim=32), clustered(300, 41, dim=32)
+    assert evaluate_knn(train, test).warnings == ()
+    copies = test.features[:30] + noise * np.random.default_rng(0).normal(size=(30, 32)).astype(np.float32)
+    values = np.concatenate([train.features[:-30], copies])
+    labels = np.concatenate([train.labels[:-30], test.labels[:30]])
+    leaky = Features(values, None, labels, train.keys, train.class_names)
+    warnings = evaluate_knn(leaky, test).warnings
+    assert len(warnings) == 1
+    assert ("at similarity 1" if noise == 0 else "near copies") in warnings[0]
+    assert re.match("1[0-3]% of the queries", warnings[0])
+
+
+def test_an_encoder_that_memorised_its_queries_is_named() -> None:
+    """Each image has a code of its own that has nothing to do with what it shows, up to what a second view changes."""
+    rng = np.random.default_rng(0)
+    names, labels = NAMES[:4], rng.integers(0, 4, 1200)
+    codes = rng.normal(size=(1200, 64)).astype(np.float32)
+    bank = Features(codes, None, labels, tuple(f"bank{i}" for i in range(1200)), names)
+    seen = (codes[:300] + 0.05 * rng.normal(size=(300, 64))).astype(np.float32)
+    memorised = Features(seen, None, labels[:300], tuple(f"query{i}" for i in range(300)), names)
+    result = evaluate_knn(bank, memorised)
+    assert result.backbone.at(1, 0.07) == 1.0
+    assert "100% of the queries lie closer to a bank image" in result.warnings[0]
 
 
 def test_queries_from_the_bank_warn_and_exclude_self_is_leave_one_out() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,16 +12,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from semaug.artifacts.draws import generator
+from semaug.artifacts.joined import join_column
+from semaug.artifacts.ragged import pack_strings
+from semaug.artifacts.reader import Artifact
+from semaug.artifacts.schemas import Manifest
+from semaug.artifacts.store import ArtifactWriter
 from semaug.eval.errors import EvaluationError, LabelsMissing, NonFiniteFeatures, OneClass
 from semaug.eval.features import Features
 from semaug.eval.probes.linear import (
     LbfgsSettings,
     SgdSettings,
-    _cross_entropy,
     evaluate_linear,
     fit_lbfgs,
     fit_sgd,
 )
+from semaug.eval.probes.logistic import CrossEntropy, Standardised
 from semaug.eval.splits import selection_split
 
 
@@ -51,16 +59,107 @@ def test_lbfgs_finds_scikit_learns_solution(penalty: float) -> None:
     np.testing.assert_allclose(probabilities, expected, atol=2e-5)
 
 
+def correlated(n: int, seed: int, dim: int = 40) -> Features:
+    """Ten overlapping classes in columns that correlate as a network's do: eigenvalues fall over five decades."""
+    turns = np.linalg.qr(np.random.default_rng(5).normal(size=(2, dim, dim)))[0]
+    basis = turns[0] * np.logspace(0, -2.5, dim) @ turns[1]
+    base = blobs(n, seed, classes=10, dim=dim, noise=2)
+    return Features((base.features @ basis + 1).astype(np.float32), None, base.labels, base.keys, base.class_names)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The values of the objective at every pass over the data from now on."""
+    passes: list[float] = []
+    evaluate = CrossEntropy.__call__
+
+    def count(self: CrossEntropy, matrix: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
+        found = evaluate(self, matrix, penalty)
+        passes.append(found[0])
+        return found
+
+    monkeypatch.setattr(CrossEntropy, "__call__", count)
+    return passes
+
+
+@pytest.mark.parametrize("penalty", [1e-1, 1e-3, 1e-5])
+def test_float32_reaches_scikit_learns_float64_minimum_in_few_passes(
+    penalty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = correlated(2000, 40), correlated(1000, 41)
+    known, asked = train.features.astype(np.float64), test.features.astype(np.float64)
+    scaler = StandardScaler().fit(known)
+    reference = LogisticRegression(C=1 / (len(train) * penalty), tol=1e-9, max_iter=10_000, solver="newton-cholesky")
+    reference.fit(scaler.transform(known), train.labels)
+    exact = CrossEntropy(Standardised(torch.from_numpy(known)), torch.from_numpy(train.labels), 10)
+    least = exact(np.vstack([reference.coef_.T, reference.intercept_]), penalty)[0]
+
+    passes = counted(monkeypatch)
+    ours = evaluate_linear(train, test, LbfgsSettings(penalties=(penalty,)))
+    assert len(passes) < 60  # plain L-BFGS takes 300 at the weakest penalty
+    reached = exact(exact.x.folded(ours.classifier), penalty)[0]
+    assert reached == pytest.approx(least, abs=1e-6)
+    agreement = (ours.classifier.predict(test.features) == reference.predict(scaler.transform(asked))).mean()
+    assert agreement > 0.995
+    assert ours.top1 == pytest.approx(reference.score(scaler.transform(asked), test.labels), abs=0.003)
+
+
+def test_the_last_fit_starts_from_the_chosen_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = correlated(1000, 42), correlated(300, 43)
+    passes = counted(monkeypatch)
+    warm = evaluate_linear(train, test)
+    selecting = len(passes)
+    cold = evaluate_linear(train, test, LbfgsSettings(penalties=(warm.chosen,)))
+    assert passes[selecting] > passes[selecting - 1]  # the cold fit starts at log 10
+    np.testing.assert_allclose(
+        warm.classifier.logits(test.features), cold.classifier.logits(test.features), atol=0.02, rtol=0.01
+    )
+
+
+@pytest.mark.parametrize("rows", [None, np.arange(1, 9000, 3)], ids=["all rows", "some rows"])
+def test_standardising_block_by_block_equals_at_once(rows: np.ndarray | None) -> None:
+    values = (np.random.default_rng(0).normal(size=(9000, 5)) * [1, 10, 0.1, 0, 3] + 50).astype(np.float32)
+    chosen = torch.from_numpy(values if rows is None else values[rows]).double()
+    mean, deviation = chosen.mean(0), chosen.std(0, correction=0)
+    expected = (chosen - mean) / torch.where(deviation > 1e-6 * mean, deviation, torch.inf)
+    kept, streamed = Standardised(values, rows), Standardised(values, rows, held=0)
+    for standard in (kept, streamed):
+        blocks = list(standard)
+        assert [place.start for place, _ in blocks] == list(range(0, len(chosen), 4096))
+        np.testing.assert_allclose(torch.cat([block for _, block in blocks]), expected, atol=2e-4)
+    every = expected.T @ expected / len(expected)
+    np.testing.assert_allclose(streamed.gram(), every, atol=2e-3)
+
+
+def test_features_mapped_from_files_give_the_same_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = blobs(3000, 44), blobs(300, 45)
+    whole = {kind: evaluate_linear(train, test, kind) for kind in (LbfgsSettings(), SgdSettings(epochs=2))}
+    manifest = Manifest(kind="features", items=3000, shard_size=1024)
+    with ArtifactWriter.open(tmp_path / "a.zarr", manifest) as writer:
+        for shard in range(3):
+            place = slice(shard * 1024, (shard + 1) * 1024)
+            writer.write(shard, {"feature": train.features[place], **pack_strings("key", train.keys[place])})
+        writer.finish()
+    mapped = replace(train, features=join_column(Artifact.open(tmp_path / "a.zarr"), "feature"))
+    for module in ("linear", "logistic"):
+        monkeypatch.setattr(f"semaug.eval.probes.{module}.HELD", 0)
+    monkeypatch.setattr(Standardised.__init__, "__kwdefaults__", {"held": 0})
+    for settings, expected in whole.items():
+        found = evaluate_linear(mapped, test, settings)
+        assert found.selection_accuracy == expected.selection_accuracy
+        np.testing.assert_allclose(found.classifier.weight, expected.classifier.weight, atol=1e-5)
+        assert found.top1 == expected.top1
+
+
 def test_gradient_of_the_objective_by_finite_differences() -> None:
     train = blobs(50, 2, classes=3, dim=4)
     x, y = torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
-    objective = _cross_entropy(x, y, 3, penalty=0.03)
-    point = np.random.default_rng(0).normal(size=15)
-    _, gradient = objective(point)
-    for place in range(15):
-        step = np.zeros(15)
+    objective = CrossEntropy(Standardised(x), y, 3)
+    point = np.random.default_rng(0).normal(size=(5, 3))
+    _, gradient = objective(point, 0.03)
+    for place in np.ndindex(5, 3):
+        step = np.zeros((5, 3))
         step[place] = 1e-6
-        slope = (objective(point + step)[0] - objective(point - step)[0]) / 2e-6
+        slope = (objective(point + step, 0.03)[0] - objective(point - step, 0.03)[0]) / 2e-6
         assert gradient[place] == pytest.approx(slope, abs=1e-7)
 
 

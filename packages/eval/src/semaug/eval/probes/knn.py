@@ -1,6 +1,9 @@
 """Weighted cosine k-nearest-neighbour classification (Wu et al. 2018, "Unsupervised Feature Learning via
 Non-Parametric Instance Discrimination"; spec S1.9 b), for every k and temperature in one pass over the bank.
 
+Bank and queries are read in blocks and made unit vectors as they are read, so that features mapped from files may be
+larger than memory. A block of the bank meets ``QUERY_BLOCK`` queries before the next one is read.
+
 The vote of a neighbour is exp(similarity / T). The largest similarity is subtracted first, which changes no decision
 and keeps T = 0.01 and below within float32. So T -> 0 is the nearest neighbour, T -> infinity the majority vote,
 and k = 1 does not depend on T.
@@ -15,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from semaug.artifacts.joined import release_rows
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
 from semaug.eval.errors import EvaluationError
 from semaug.eval.features import Features
@@ -27,8 +31,12 @@ HEADLINE_K = 20
 HEADLINE_TEMPERATURE = 0.07
 LEAKAGE_SIMILARITY = 1 - 1e-5
 LEAKAGE_SHARE = 0.01
+NEAR_COPY_QUANTILE, NEAR_COPY_SHARE = 0.99, 0.05
 QUERY_CHUNK, BANK_CHUNK = 256, 65536
+QUERY_BLOCK = 8192
+BANK_BYTES = 128 << 20
 _SELECTION_LIMIT = 5000
+_ENOUGH_TO_COMPARE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +44,8 @@ class KnnSettings:
     """Lists to evaluate and the memory to use.
 
     The headline setting (k = 20, T = 0.07) is always part of the lists. Similarities are held for ``query_chunk``
-    by ``bank_chunk`` pairs at a time: 67 MB as set. Give a GPU
-    a ``query_chunk`` of thousands.
+    by ``bank_chunk`` pairs at a time: 67 MB as set. Unit vectors are held of ``bank_chunk`` images of the bank, of
+    fewer where these take over 128 MB, and of 8,192 queries. Give a GPU a ``query_chunk`` of thousands.
     """
 
     ks: tuple[int, ...] = KS
@@ -151,10 +159,11 @@ def knn_accuracy(
     """Top-1 accuracy in backbone space at one setting, k cut to the bank: for watching a run while it trains."""
     pair = labelled_pair(train, test)
     k = min(k, len(pair.train))
-    bank, queries = _unit(pair.train.features, "cpu"), _unit(pair.test.features, "cpu")
+    settings = KnnSettings()
+    bank, queries = (UnitRows.of(part.features, settings) for part in (pair.train, pair.test))
     counts = _Counts((k,), (temperature,), pair.classes)
     bank_labels, targets = torch.from_numpy(pair.train.labels), torch.from_numpy(pair.test.labels)
-    for rows, similarity, index in neighbours(queries, bank, k, query_chunk=QUERY_CHUNK, bank_chunk=BANK_CHUNK):
+    for rows, similarity, index in nearest(queries, bank, k, query_chunk=QUERY_CHUNK):
         counts.add(similarity, bank_labels[index], targets[rows])
     return float(counts.correct[0, 0]) / len(pair.test)
 
@@ -162,16 +171,17 @@ def knn_accuracy(
 def _evaluate_space(
     pair: LabelledPair, space: str, settings: KnnSettings, select: bool, seed: int, on_progress: OnProgress
 ) -> tuple[KnnGrid, tuple[str, ...]]:
-    bank, queries = (_unit(_values(part, space), settings.device) for part in (pair.train, pair.test))
-    selected, reason = _select(pair, bank, settings, seed) if select else (None, "not asked for")
+    values = [_values(part, space) for part in (pair.train, pair.test)]
+    selected, reason, usual = _select(pair, values[0], settings, seed) if select else (None, "not asked for", None)
     excluded = _own_places(pair) if settings.exclude_self else None
+    bank, queries = (UnitRows.of(part, settings) for part in values)
     search = _Search(bank, torch.from_numpy(pair.train.labels).to(settings.device), pair.classes, settings)
-    counts, nearest = search.run(queries, pair.test.labels, excluded, space, on_progress)
+    counts, closest = search.run(queries, pair.test.labels, excluded, space, on_progress)
     n = len(pair.test)
     top5 = counts.top5 / n if pair.classes > 5 and len(bank) >= HEADLINE_K else None
     accuracy = counts.accuracy(n)
     grid = KnnGrid(space, settings.ks, settings.temperatures, accuracy, top5, n, len(bank), selected, reason)
-    return grid, _leakage(nearest, bank)
+    return grid, _leakage(closest, usual, bank)
 
 
 def _values(features: Features, space: str) -> NDArray[np.float32]:
@@ -181,32 +191,72 @@ def _values(features: Features, space: str) -> NDArray[np.float32]:
 
 
 def _select(
-    pair: LabelledPair, bank: torch.Tensor, settings: KnnSettings, seed: int
-) -> tuple[tuple[int, float] | None, str]:
-    """The best (k, T) on the selection split, the smallest of equals; or None and why there is none."""
+    pair: LabelledPair, values: NDArray[np.float32], settings: KnnSettings, seed: int
+) -> tuple[tuple[int, float] | None, str, NDArray[np.float32] | None]:
+    """The best (k, T) on the selection split, the smallest of equals; or None and why there is none.
+
+    Last comes how close each selection image lies to the rest of the training set: float32 (n,), or None.
+    """
     try:
         fit, selection = selection_split(pair.train.labels, seed=seed, limit=_SELECTION_LIMIT)
     except EvaluationError as error:
-        return None, str(error)
+        return None, str(error), None
     if len(fit) < settings.ks[0]:
-        return None, f"{len(fit)} images to fit on, fewer than k = {settings.ks[0]}"
+        return None, f"{len(fit)} images to fit on, fewer than k = {settings.ks[0]}", None
     labels = torch.from_numpy(pair.train.labels).to(settings.device)
-    search = _Search(bank[fit], labels[fit], pair.classes, settings)
-    counts, _ = search.run(bank[selection], pair.train.labels[selection], None, "", ignore_progress)
+    search = _Search(UnitRows.of(values, settings, fit), labels[fit], pair.classes, settings)
+    queries = UnitRows.of(values, settings, selection)
+    counts, closest = search.run(queries, pair.train.labels[selection], None, "", ignore_progress)
     best = int(np.nanargmax(counts.accuracy(len(selection))))
     row, column = divmod(best, len(settings.temperatures))
-    return (settings.ks[row], settings.temperatures[column]), ""
+    return (settings.ks[row], settings.temperatures[column]), "", closest
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRows:
+    """Rows of a matrix (all, or those at ``rows``, ascending), scaled to length 1 as they are read; zero stays zero.
+
+    ``values`` is float32 (n, d), perhaps mapped from files; a block has at most ``chunk`` rows.
+    """
+
+    values: NDArray[np.float32]
+    rows: NDArray[np.intp] | None
+    chunk: int
+    device: str
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32], settings: KnnSettings, rows: NDArray[np.intp] | None = None) -> UnitRows:
+        """Blocks of the settings' ``bank_chunk`` rows, of fewer where these take over 128 MB."""
+        fitting = max(1, BANK_BYTES // (4 * values.shape[1]))
+        return cls(values, rows, min(settings.bank_chunk, fitting), settings.device)
+
+    def __len__(self) -> int:
+        return len(self.values) if self.rows is None else len(self.rows)
+
+    def block(self, start: int, stop: int) -> torch.Tensor:
+        """Rows ``start`` to ``stop`` as unit vectors: float32 on the device."""
+        chosen = slice(start, stop) if self.rows is None else self.rows[start:stop]
+        part = np.ascontiguousarray(self.values[chosen])
+        unit = torch.nn.functional.normalize(torch.from_numpy(part).to(self.device), dim=1)
+        first, last = (start, stop - 1) if self.rows is None else self.rows[[start, stop - 1]].tolist()
+        release_rows(self.values, first, last + 1)
+        return unit
+
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """All blocks in order, each with its first row."""
+        for start in range(0, len(self), self.chunk):
+            yield start, self.block(start, min(start + self.chunk, len(self)))
 
 
 class _Search:
-    """A bank of unit vectors with labels, ready to classify queries."""
+    """A bank with labels, ready to classify queries."""
 
-    def __init__(self, bank: torch.Tensor, labels: torch.Tensor, classes: int, settings: KnnSettings) -> None:
+    def __init__(self, bank: UnitRows, labels: torch.Tensor, classes: int, settings: KnnSettings) -> None:
         self.bank, self.labels, self.classes, self.settings = bank, labels, classes, settings
 
     def run(
         self,
-        queries: torch.Tensor,
+        queries: UnitRows,
         targets: NDArray[np.int64],
         excluded: tuple[NDArray[np.intp], NDArray[np.intp]] | None,
         space: str,
@@ -215,18 +265,18 @@ class _Search:
         """Counts of right answers, and each query's largest similarity: float32 (n,)."""
         chosen = self.settings
         counts = _Counts(chosen.ks, chosen.temperatures, self.classes)
-        truth = torch.from_numpy(targets).to(self.bank.device)
-        nearest = np.empty(len(queries), dtype=np.float32)
+        truth = torch.from_numpy(targets).to(chosen.device)
+        closest = np.empty(len(queries), dtype=np.float32)
         k = min(max(chosen.ks), len(self.bank))
-        found = neighbours(
-            queries, self.bank, k, query_chunk=chosen.query_chunk, bank_chunk=chosen.bank_chunk, excluded=excluded
-        )
+        listen = on_progress if space else ignore_progress
+        found = nearest(
+            queries, self.bank, k, query_chunk=chosen.query_chunk, excluded=excluded, stage=f"kNN {space}",
+            on_progress=listen,
+        )  # fmt: skip
         for rows, similarity, index in found:
             counts.add(similarity, self.labels[index], truth[rows])
-            nearest[rows] = similarity[:, 0].cpu().numpy()
-            if space:
-                on_progress(Progress(f"kNN {space}", rows.stop, len(queries)))
-        return counts, nearest
+            closest[rows] = similarity[:, 0].cpu().numpy()
+        return counts, closest
 
 
 class _Counts:
@@ -261,42 +311,69 @@ class _Counts:
         return values
 
 
-def neighbours(
-    queries: torch.Tensor,
-    bank: torch.Tensor,
+Excluded = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""(Query rows, bank rows) that may not be matched, ordered by query row."""
+
+
+def nearest(
+    queries: UnitRows,
+    bank: UnitRows,
     k: int,
     *,
     query_chunk: int,
-    bank_chunk: int,
-    excluded: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None,
+    excluded: Excluded | None = None,
+    stage: str = "kNN",
+    on_progress: OnProgress = ignore_progress,
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """The k largest inner products of each query with the bank, a chunk of queries at a time.
+    """The k largest cosines of each query with the bank, k at most its size.
 
-    ``queries`` float32 (n, d), ``bank`` float32 (m, d), m >= k. ``excluded`` holds (query rows, bank rows) that may
-    not be matched. Yields (rows of the chunk, similarities (b, k) largest first, bank rows (b, k)). Which of several
-    bank images at exactly the k-th similarity is taken is not defined.
+    Yields (rows of at most ``query_chunk`` queries, similarities (b, k) largest first, bank rows (b, k)). Which of
+    several bank images at exactly the k-th similarity is taken is not defined.
     """
-    scratch = bank.new_empty(min(query_chunk, len(queries)) * min(bank_chunk, len(bank)))
-    for start in range(0, len(queries), query_chunk):
-        rows = slice(start, min(start + query_chunk, len(queries)))
-        best: torch.Tensor | None = None
-        places: torch.Tensor | None = None
-        for first in range(0, len(bank), bank_chunk):
-            block = bank[first : first + bank_chunk]
-            count = rows.stop - rows.start
-            out = scratch[: count * len(block)].view(count, len(block))
-            similarity = torch.mm(queries[rows], block.T, out=out)
-            _mask(similarity, rows, first, excluded)
-            values, index = largest(similarity, min(k, len(block)))
-            index = index + first
-            best = values if best is None else torch.cat([best, values], 1)
-            places = index if places is None else torch.cat([places, index], 1)
-            if best.shape[1] > values.shape[1]:
-                best, order = best.topk(min(k, best.shape[1]), dim=1)
-                places = places.gather(1, order)
-        assert best is not None
-        assert places is not None
-        yield rows, best, places
+    whole = next(bank.blocks())[1] if len(bank) <= bank.chunk else None
+    steps, done = -(-len(bank) // bank.chunk), 0
+    for start in range(0, len(queries), QUERY_BLOCK):
+        block = queries.block(start, min(start + QUERY_BLOCK, len(queries)))
+        search = _Block(block, start, k, query_chunk, excluded)
+        for first, part in [(0, whole)] if whole is not None else bank.blocks():
+            search.meet(part, first)
+            done += len(block)
+            on_progress(Progress(stage, done // steps, len(queries)))
+        yield from search.found()
+
+
+class _Block:
+    """A block of queries, and the bank rows nearest to each among those met so far."""
+
+    def __init__(self, queries: torch.Tensor, start: int, k: int, chunk: int, excluded: Excluded | None) -> None:
+        self.queries, self.start, self.k, self.chunk, self.excluded = queries, start, k, chunk, excluded
+        self.best: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * -(-len(queries) // chunk)
+
+    def meet(self, bank: torch.Tensor, first: int) -> None:
+        """Compare with bank rows, the first of which is row ``first``."""
+        scratch = bank.new_empty(min(self.chunk, len(self.queries)) * len(bank))
+        for place in range(len(self.best)):
+            part = self.queries[place * self.chunk : (place + 1) * self.chunk]
+            similarity = torch.mm(part, bank.T, out=scratch[: len(part) * len(bank)].view(len(part), len(bank)))
+            _mask(similarity, self.start + place * self.chunk, first, self.excluded)
+            values, index = largest(similarity, min(self.k, len(bank)))
+            self.best[place] = self._merged(self.best[place], values, index + first)
+
+    def _merged(
+        self, held: tuple[torch.Tensor, torch.Tensor] | None, values: torch.Tensor, places: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if held is None:
+            return values, places
+        both, index = torch.cat([held[0], values], 1), torch.cat([held[1], places], 1)
+        best, order = both.topk(min(self.k, both.shape[1]), dim=1)
+        return best, index.gather(1, order)
+
+    def found(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """What ``nearest`` yields for this block."""
+        for place, held in enumerate(self.best):
+            assert held is not None
+            start = self.start + place * self.chunk
+            yield slice(start, start + len(held[0])), *held
 
 
 def largest(values: torch.Tensor, k: int, *, group: int = 8, ordered: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
@@ -321,20 +398,19 @@ def largest(values: torch.Tensor, k: int, *, group: int = 8, ordered: bool = Tru
     return best, columns.gather(1, order)
 
 
-def _mask(
-    similarity: torch.Tensor, rows: slice, first: int, excluded: tuple[NDArray[np.intp], NDArray[np.intp]] | None
-) -> None:
+def _mask(similarity: torch.Tensor, start: int, first: int, excluded: Excluded | None) -> None:
+    """Rule out excluded pairs among queries from row ``start`` and bank rows from ``first``."""
     if excluded is None:
         return
-    queries, places = excluded
-    last = first + similarity.shape[1]
-    here = (queries >= rows.start) & (queries < rows.stop) & (places >= first) & (places < last)
+    low, high = np.searchsorted(excluded[0], [start, start + len(similarity)])
+    queries, places = excluded[0][low:high], excluded[1][low:high]
+    here = (places >= first) & (places < first + similarity.shape[1])
     if here.any():
-        similarity[queries[here] - rows.start, places[here] - first] = -torch.inf
+        similarity[queries[here] - start, places[here] - first] = -torch.inf
 
 
-def _own_places(pair: LabelledPair) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(query rows, bank rows) that share a key; a key may lie in the bank several times."""
+def _own_places(pair: LabelledPair) -> Excluded:
+    """(Query rows, bank rows) that share a key; a key may lie in the bank several times."""
     places: dict[str, list[int]] = {}
     for place, key in enumerate(pair.train.keys):
         places.setdefault(key, []).append(place)
@@ -343,18 +419,33 @@ def _own_places(pair: LabelledPair) -> tuple[NDArray[np.intp], NDArray[np.intp]]
     return both[:, 0], both[:, 1]
 
 
-def _unit(values: NDArray[np.float32], device: str) -> torch.Tensor:
-    """Rows scaled to length 1; a zero row stays zero."""
-    return torch.nn.functional.normalize(torch.from_numpy(np.ascontiguousarray(values)).to(device), dim=1)
+def _leakage(closest: NDArray[np.float32], usual: NDArray[np.float32] | None, bank: UnitRows) -> tuple[str, ...]:
+    """Warnings where queries lie closer to the bank than images that are not in it can be expected to.
 
-
-def _leakage(nearest: NDArray[np.float32], bank: torch.Tensor) -> tuple[str, ...]:
-    share = float((nearest >= LEAKAGE_SIMILARITY).mean())
-    if share <= LEAKAGE_SHARE:
+    ``closest`` is each query's largest similarity, ``usual`` that of training images left out of the bank.
+    """
+    share = float((closest >= LEAKAGE_SIMILARITY).mean())
+    if share > LEAKAGE_SHARE:
+        if _one_way(bank):
+            return ("all features point one way: the encoder has collapsed",)
+        return (
+            f"{share:.0%} of the queries have a bank image at similarity 1: test images seem to lie in the training "
+            "set; compare with exclude_self, or remove the copies",
+        )
+    if usual is None or min(len(usual), len(closest)) < _ENOUGH_TO_COMPARE:
         return ()
-    if float(bank.mean(0).norm()) > LEAKAGE_SIMILARITY:
-        return ("all features point one way: the encoder has collapsed",)
+    limit = float(np.quantile(usual, NEAR_COPY_QUANTILE))
+    near = float((closest > limit).mean())
+    if near <= NEAR_COPY_SHARE:
+        return ()
     return (
-        f"{share:.0%} of the queries have a bank image at similarity 1: test images seem to lie in the training set; "
-        "compare with exclude_self, or remove the copies",
+        f"{near:.0%} of the queries lie closer to a bank image (similarity over {limit:.4f}) than all but "
+        f"{1 - NEAR_COPY_QUANTILE:.0%} of the training images to each other: near copies of test images seem to lie in "
+        "the training set",
     )
+
+
+def _one_way(bank: UnitRows) -> bool:
+    """Whether all rows are one direction."""
+    total = sum(block.double().sum(0) for _, block in bank.blocks())
+    return float(torch.linalg.vector_norm(torch.as_tensor(total))) / len(bank) > LEAKAGE_SIMILARITY

@@ -1,61 +1,43 @@
 """Linear probes of frozen features: multinomial logistic regression, solved in one of two ways.
 
-``lbfgs`` (the default on CPU) minimises the mean cross-entropy with an L2 penalty over the whole training set, on
-standardised features. ``sgd`` is the papers' setting (spec S1.9 a): 100 epochs, batch 256, momentum 0.9, learning
-rate divided by 10 after 60 and 80 epochs, no weight decay, raw features. Penalty and learning rate are chosen on a
-selection split of the training set; then the probe is fitted again on all of it and the test set is read once.
+``lbfgs`` (the default) minimises the mean cross-entropy with an L2 penalty over the whole training set, on
+standardised features (``logistic``). ``sgd`` is the papers' setting (spec S1.9 a): 100 epochs, batch 256, momentum
+0.9, learning rate divided by 10 after 60 and 80 epochs, no weight decay, raw features. Penalty and learning rate are
+chosen on a selection split of the training set; then the probe is fitted again on all of it, starting from there, and
+the test set is read once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from semaug.artifacts.draws import generator
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
 from semaug.eval.errors import EvaluationError
 from semaug.eval.features import Features
 from semaug.eval.measures import Measure
+from semaug.eval.probes.logistic import HELD, PENALTIES, Classifier, LbfgsSettings, fit_lbfgs
 from semaug.eval.splits import LabelledPair, labelled_pair, selection_split
 
-PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 LEARNING_RATES = (0.1, 0.3, 1.0, 3.0)
 PAPER_LEARNING_RATE = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Classifier:
-    """Logits are ``features @ weight + bias``: weight float32 (d, classes), bias float32 (classes,)."""
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
-    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 (n, classes)."""
-        return features @ self.weight + self.bias
-
-
-@dataclass(frozen=True, slots=True)
-class LbfgsSettings:
-    """Full-batch logistic regression: L2 ``penalties`` to choose from (lambda of lambda/2 |W|^2 beside the mean
-    cross-entropy over standardised features; the bias is free), and the limits of each solution."""
-
-    penalties: tuple[float, ...] = PENALTIES
-    iterations: int = 300
-    tolerance: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if not self.penalties or min(self.penalties) <= 0:
-            raise EvaluationError(f"penalties {self.penalties}; give at least one, all above 0")
-
-    @property
-    def choices(self) -> tuple[float, ...]:
-        return self.penalties
+__all__ = [
+    "LEARNING_RATES",
+    "PAPER_LEARNING_RATE",
+    "PENALTIES",
+    "Classifier",
+    "LbfgsSettings",
+    "LinearResult",
+    "SgdSettings",
+    "evaluate_linear",
+    "fit_lbfgs",
+    "fit_sgd",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +103,8 @@ def evaluate_linear(
     settings = settings or LbfgsSettings()
     pair = labelled_pair(train, test)
     solve = _Solver(settings, pair.classes, device, seed, on_progress)
-    chosen, scores, notes = _choose(pair, settings.choices, solve, seed)
-    classifier = solve(pair.train.features, pair.train.labels, (chosen,))[0]
+    chosen, scores, start, notes = _choose(pair, settings.choices, solve, seed)
+    classifier = solve(pair.train.features, pair.train.labels, (chosen,), start=start)[0]
     top1, top5, per_class = _score(classifier, pair)
     n, solver = len(pair.test), solve.name
     return LinearResult(
@@ -132,32 +114,31 @@ def evaluate_linear(
 
 def _choose(
     pair: LabelledPair, choices: tuple[float, ...], solve: _Solver, seed: int
-) -> tuple[float, dict[float, float], tuple[str, ...]]:
-    """The choice with the best selection accuracy (the first of equals), all accuracies, and notes."""
+) -> tuple[float, dict[float, float], Classifier | None, tuple[str, ...]]:
+    """The choice with the best selection accuracy (the first of equals), all accuracies, its classifier, and notes."""
     if len(choices) == 1:
-        return choices[0], {}, ()
+        return choices[0], {}, None, ()
     fit, selection = selection_split(pair.train.labels, seed=seed)
     features, labels = pair.train.features, pair.train.labels
-    classifiers = solve(features[fit], labels[fit], choices)
-    scores = {
-        choice: float((classifier.logits(features[selection]).argmax(1) == labels[selection]).mean())
-        for choice, classifier in zip(choices, classifiers, strict=True)
-    }
+    classifiers = solve(features, labels[fit], choices, rows=fit)
+    wanted = labels[selection]
+    right = [classifier.predict(features, selection) == wanted for classifier in classifiers]
+    scores = {choice: float(hits.mean()) for choice, hits in zip(choices, right, strict=True)}
     chosen = max(choices, key=lambda choice: scores[choice])
     edge = chosen in (choices[0], choices[-1]) and list(scores.values()).count(scores[chosen]) == 1
     note = f"the chosen setting {chosen:g} is at the end of the list {choices}: a wider list may do better"
-    return chosen, scores, (note,) if edge else ()
+    return chosen, scores, classifiers[choices.index(chosen)], (note,) if edge else ()
 
 
 def _score(classifier: Classifier, pair: LabelledPair) -> tuple[float, float | None, NDArray[np.float64]]:
-    logits, labels = classifier.logits(pair.test.features), pair.test.labels
-    right = logits.argmax(1) == labels
+    labels = pair.test.labels
+    right = classifier.predict(pair.test.features) == labels
     counts = np.bincount(labels, minlength=pair.classes)
     hits = np.bincount(labels, weights=right, minlength=pair.classes)
     per_class = np.divide(hits, counts, out=np.full(pair.classes, np.nan), where=counts > 0)
     top5 = None
     if pair.classes > 5:
-        best = np.argpartition(-logits, 5, axis=1)[:, :5]
+        best = classifier.best(pair.test.features, 5)
         top5 = float((best == labels[:, None]).any(1).mean())
     return float(right.mean()), top5, per_class
 
@@ -178,15 +159,35 @@ class _Solver:
         self.name = "lbfgs" if isinstance(settings, LbfgsSettings) else "sgd"
 
     def __call__(
-        self, features: NDArray[np.float32], labels: NDArray[np.int64], choices: Sequence[float]
+        self,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        choices: Sequence[float],
+        *,
+        rows: NDArray[np.intp] | None = None,
+        start: Classifier | None = None,
     ) -> list[Classifier]:
+        """Fit to all features, or to ``rows`` of them, whose labels are given; ``start`` is a classifier near by."""
         present, places = np.unique(labels, return_inverse=True)
-        x, y = torch.from_numpy(features).to(self.device), torch.from_numpy(places).to(self.device)
+        several, near = len(present), None if start is None else _narrow(start, present)
         if isinstance(self.settings, SgdSettings):
-            solved = fit_sgd(x, y, len(present), self.settings, choices, seed=self.seed, on_progress=self.on_progress)
+            x, y = torch.from_numpy(np.asarray(features)), torch.from_numpy(places)
+            solved = fit_sgd(
+                x, y, several, self.settings, choices, rows=rows, device=self.device, seed=self.seed,
+                on_progress=self.on_progress,
+            )  # fmt: skip
         else:
-            solved = fit_lbfgs(x, y, len(present), self.settings, choices, on_progress=self.on_progress)
+            solved = fit_lbfgs(
+                features, places, several, self.settings, choices, rows=rows, start=near, device=self.device,
+                on_progress=self.on_progress,
+            )  # fmt: skip
         return [_widen(classifier, present, self.classes) for classifier in solved]
+
+
+def _narrow(classifier: Classifier, present: NDArray[np.int64]) -> Classifier:
+    """The classifier of the classes present; one it was not fitted to starts from a bias of 0."""
+    bias = classifier.bias[present]
+    return Classifier(classifier.weight[:, present], np.where(np.isfinite(bias), bias, np.float32(0)))
 
 
 def _widen(classifier: Classifier, present: NDArray[np.int64], classes: int) -> Classifier:
@@ -199,61 +200,6 @@ def _widen(classifier: Classifier, present: NDArray[np.int64], classes: int) -> 
     return Classifier(weight, bias)
 
 
-def fit_lbfgs(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    classes: int,
-    settings: LbfgsSettings,
-    penalties: Sequence[float],
-    *,
-    on_progress: OnProgress = ignore_progress,
-) -> list[Classifier]:
-    """One solution a penalty, each started from the one before: x float (n, d), y int64 (n,).
-
-    The columns are standardised by their own mean and deviation (a constant column is left out), which is folded
-    back into the classifiers returned, so that these take raw features.
-    """
-    mean, deviation = x.mean(0), x.std(0, correction=0)
-    scale = torch.where(deviation > 1e-6 * (mean.abs() + 1e-6), 1 / deviation.clamp_min(1e-30), 0 * deviation)
-    standardised = (x - mean) * scale
-    parameters = np.zeros((x.shape[1] + 1) * classes)
-    solutions = []
-    for done, penalty in enumerate(penalties):
-        objective = _cross_entropy(standardised, y, classes, penalty)
-        options = {
-            "maxiter": settings.iterations,
-            "gtol": settings.tolerance,
-            "ftol": 1e-4 * settings.tolerance,
-            "maxcor": 20,
-        }
-        parameters = minimize(objective, parameters, jac=True, method="L-BFGS-B", options=options).x
-        matrix = parameters.reshape(-1, classes)
-        weight = matrix[:-1] * scale.cpu().double().numpy()[:, None]
-        bias = matrix[-1] - mean.cpu().double().numpy() @ weight
-        solutions.append(Classifier(weight.astype(np.float32), bias.astype(np.float32)))
-        on_progress(Progress("linear probe", done + 1, len(penalties), unit="penalties"))
-    return solutions
-
-
-def _cross_entropy(
-    x: torch.Tensor, y: torch.Tensor, classes: int, penalty: float
-) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:
-    """Mean cross-entropy plus penalty/2 |W|^2 and its gradient, as a function of the flat (d + 1, classes) matrix."""
-    rows = torch.arange(len(y), device=y.device)
-
-    def objective(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        matrix = torch.from_numpy(parameters).to(x.device, x.dtype).view(-1, classes)
-        log_p = torch.log_softmax(torch.addmm(matrix[-1], x, matrix[:-1]), dim=1)
-        loss = -log_p[rows, y].double().mean() + penalty / 2 * matrix[:-1].double().square().sum()
-        residual = log_p.exp_()
-        residual[rows, y] -= 1
-        residual /= len(y)
-        gradient = torch.cat([x.T @ residual + penalty * matrix[:-1], residual.sum(0, keepdim=True)])
-        return float(loss), gradient.double().cpu().numpy().ravel()
-
-    return objective
-
-
 def fit_sgd(
     x: torch.Tensor,
     y: torch.Tensor,
@@ -261,21 +207,30 @@ def fit_sgd(
     settings: SgdSettings,
     learning_rates: Sequence[float],
     *,
+    rows: NDArray[np.intp] | None = None,
+    device: str | torch.device | None = None,
     seed: int = 0,
     on_progress: OnProgress = ignore_progress,
 ) -> list[Classifier]:
-    """SGD with momentum from zero weights, every learning rate on the same shuffled batches: x float32 (n, d)."""
-    several = len(learning_rates)
-    rates = torch.tensor(learning_rates, device=x.device, dtype=x.dtype).view(several, 1, 1)
-    weight = x.new_zeros(several, x.shape[1] + 1, classes)
-    velocity = torch.zeros_like(weight)
-    augmented = torch.cat([x, x.new_ones(len(x), 1)], 1)
-    rng = generator(seed, "linear-probe")
+    """SGD with momentum from zero weights, every learning rate on the same shuffled batches: x float32 (n, d).
+
+    With ``rows`` only those rows of ``x`` take part, and ``y`` is theirs. Rows are gathered batch by batch, so that a
+    mapped matrix is read as it is needed. Raises ``EvaluationError`` where the weights diverge.
+    """
+    several, where = len(learning_rates), torch.device(device or x.device)
+    rates = torch.tensor(learning_rates, device=where, dtype=x.dtype).view(several, 1, 1)
+    weight = torch.zeros(several, x.shape[1] + 1, classes, device=where, dtype=x.dtype)
+    velocity, one = torch.zeros_like(weight), torch.ones(settings.batch_size, 1, device=where, dtype=x.dtype)
+    chosen = torch.arange(len(x)) if rows is None else torch.from_numpy(rows)
+    if x.nbytes <= HELD:
+        x, chosen = x.to(where), chosen.to(where)
+    y, rng = y.to(where), generator(seed, "linear-probe")
     for epoch in range(settings.epochs):
         drop = 0.1 ** sum(epoch >= share * settings.epochs for share in settings.milestones)
-        order = torch.from_numpy(rng.permutation(len(x))).to(x.device)
+        order = torch.from_numpy(rng.permutation(len(chosen)))
         for batch in order.split(settings.batch_size):
-            gradient = _gradient(augmented[batch], y[batch], weight)
+            inputs = torch.cat([x[chosen[batch.to(chosen.device)]].to(where), one[: len(batch)]], 1)
+            gradient = _gradient(inputs, y[batch.to(where)], weight)
             velocity.mul_(settings.momentum).add_(gradient).add_(weight, alpha=settings.weight_decay)
             weight.sub_(drop * rates * velocity)
         on_progress(Progress("linear probe", epoch + 1, settings.epochs, unit="epochs"))

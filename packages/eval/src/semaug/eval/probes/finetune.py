@@ -94,7 +94,7 @@ RECIPES: Mapping[str, FinetuneSettings] = {
         note="DINO's authors' rates for CIFAR-10; without their RandAugment, CutMix and repeated augmentation",
     ),
     "few-labels": FinetuneSettings(
-        (0.003, 0.01, 0.03),
+        (0.003, 0.01, 0.03, 0.1),
         Course("sgd", epochs=60, batch_size=64, weight_decay=0.0),
         head_factor=10.0,
         note="Few labels: no weight decay and a faster head, after Caron et al. (2020)",

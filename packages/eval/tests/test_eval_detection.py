@@ -40,6 +40,18 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TINY = Schedule("tiny", 4, (3,), 1, (64, 72), test_side=64, batch_size=2, lr=0.01, precise_batches=1)
 
 
+class NarrowResNet(ResNet):
+    """A ResNet of a block a stage and a quarter of the channels, for tests that train."""
+
+    def __init__(self) -> None:
+        super().__init__(BasicBlock, [1, 1, 1, 1])
+        self.inplanes = 16
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16)
+        for stage in range(4):
+            made = self._make_layer(BasicBlock, 16 * 2**stage, 1, stride=2 if stage else 1)
+            setattr(self, f"layer{stage + 1}", made)
+
+
 def spec(**more) -> DetectorSpec:
     return DetectorSpec(2, MEAN, STD, **{"samples": 8, "proposals": 10, **more})
 
@@ -47,7 +59,7 @@ def spec(**more) -> DetectorSpec:
 @pytest.fixture(scope="module")
 def backbone() -> nn.Module:
     torch.manual_seed(0)
-    return ResNet(BasicBlock, [1, 1, 1, 1])
+    return NarrowResNet()
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +98,9 @@ def test_the_parts_of_c4(backbone):
     before = {name: t.clone() for name, t in backbone.state_dict().items()}
     detector = build_detector(backbone, spec(masks=True)).eval()
     maps = detector.backbone(torch.zeros(1, 3, 64, 96))
-    assert maps.shape == (1, 256, 4, 6)  # stage 4, 16 pixels a cell
-    head = detector.roi_heads.box_head(torch.zeros(3, 256, 14, 14))
-    assert head.shape == (3, 512, 7, 7)
+    assert maps.shape == (1, 64, 4, 6)  # stage 4, 16 pixels a cell
+    head = detector.roi_heads.box_head(torch.zeros(3, 64, 14, 14))
+    assert head.shape == (3, 128, 7, 7)
     assert detector.roi_heads.mask_predictor(head).shape == (3, 3, 14, 14)
     assert detector.roi_heads.box_predictor.bbox_pred.out_features == 4 * 3  # a box a class, background included
     anchors = detector.rpn.anchor_generator
@@ -137,7 +149,7 @@ def test_box_losses_are_absolute_errors_over_all_samples(backbone):
     boxes = torch.tensor([[4.0, 4, 40, 40], [10, 8, 30, 60]])
     proposals = torch.tensor([[5.0, 4, 42, 41], [60, 60, 70, 70], [11, 8, 30, 57]])
     targets = [{"boxes": boxes, "labels": torch.tensor([1, 2])}]
-    features = {"0": torch.rand(1, 256, 5, 5)}
+    features = {"0": torch.rand(1, 64, 5, 5)}
     _, losses = heads(features, [proposals.clone()], [(80, 80)], targets)
     rows = torch.cat([proposals, boxes])  # the objects themselves are proposals too
     labels, matched = torch.tensor([1, 0, 2, 1, 2]), torch.tensor([0, 0, 1, 0, 1])
@@ -178,7 +190,7 @@ def test_heads_answer_and_learn_as_torchvisions_own_with_the_same_parts(backbone
     )  # fmt: skip
     start = 50 * torch.rand(12, 2)
     proposals = [torch.cat([start, start + 10 + 20 * torch.rand(12, 2)], 1)]
-    features, shapes = {"0": torch.rand(1, 256, 5, 5)}, [(80, 80)]
+    features, shapes = {"0": torch.rand(1, 64, 5, 5)}, [(80, 80)]
     found, wanted = (heads.eval()(features, proposals, shapes)[0][0] for heads in (ours, theirs))
     assert len(wanted["boxes"]) > 0
     for name in ("boxes", "scores", "labels", "masks"):
@@ -286,7 +298,7 @@ def test_another_run_and_a_damaged_checkpoint_are_refused(backbone, squares, tmp
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(backbone, squares, tmp_path):
-    broken = resnet18()
+    broken = NarrowResNet()
     broken.conv1.weight.data.fill_(torch.nan)
     with pytest.raises(EvaluationError, match="the loss is nan at step 0"):
         train(broken, squares, tmp_path)

@@ -22,6 +22,7 @@ from PIL import Image
 
 from semaug.artifacts.draws import generator
 from semaug.artifacts.errors import UnreadableImage
+from semaug.artifacts.memory import keep_freed_memory
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
 from semaug.artifacts.schemas import Skipped
 from semaug.artifacts.sources.protocol import ImageSource
@@ -217,6 +218,8 @@ def embed_groups(
     A batch never joins images of two groups, so that a group's features do not depend on the others. ``done`` images
     of an earlier run count as finished in ``on_progress``. A module is put into evaluation mode for the time being.
     """
+    if device == "cpu":
+        keep_freed_memory()
     normalise = _Normaliser(preparation, device)
     total = done + sum(map(len, groups))
     collected = _Collected()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from semaug.artifacts.errors import InvalidOption, SourceError
 from semaug.artifacts.guidance_table import guidance_columns
@@ -190,6 +191,32 @@ def test_pictures_are_files_and_one_page(run: Path, guidance: Path, tmp_path: Pa
     bare, _, _ = write_pictures(Subject(run, TRAIN, TEST), tmp_path / "pictures", ["guidance", "failures"])
     assert list(bare.missing) == ["guidance", "failures"]
     assert not (tmp_path / "pictures" / "failures").exists()
+
+
+def test_heat_needs_no_labels(run: Path, tmp_path: Path) -> None:
+    scenes: Any = open_source(TEST)
+    (tmp_path / "photos").mkdir()
+    for index in range(5):
+        Image.fromarray(scenes.read(index)).save(tmp_path / "photos" / f"{index}.png")
+    photos = str(tmp_path / "photos")
+    pictures, _, _ = write_pictures(Subject(run, photos, photos), tmp_path / "pictures", ["grad-cam", "map"])
+    gallery, note = pictures.sections["grad-cam"].blocks
+    assert gallery.headings == ("image", "own embedding")
+    assert [card.text for card in gallery.cards] == [f"`{index}.png`" for index in range(5)]
+    assert "no boxes of the test images" in note.text
+    assert "0 labelled images" in pictures.missing["map"]
+
+
+@pytest.mark.slow
+def test_every_protocol_runs_on_a_small_set(run: Path, tmp_path: Path) -> None:
+    subject = Subject(run, "scenes:train?items=200", "scenes:test?items=150")
+    found = evaluate_run(subject, tmp_path)
+    states = {o.name: o.state for o in found.outcomes}
+    assert {name for name, state in states.items() if state == "left out"} == {"guidance", "failures", "similarity"}
+    assert set(states.values()) == {"done", "left out"}
+    assert set(states) == {name for name, protocol in PROTOCOLS.items() if not protocol.trains}
+    for name, state in states.items():
+        assert state != "done" or (tmp_path / "sections" / name / "section.json").exists()
 
 
 def test_artifacts_of_other_images_are_refused(run: Path, guidance: Path) -> None:

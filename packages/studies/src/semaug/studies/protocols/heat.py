@@ -267,4 +267,6 @@ def _large(picture: Image.Image) -> Image.Image:
 
 
 def _spread(count: int, wanted: int) -> list[int]:
-    return sorted({i * count // wanted for i in range(min(wanted, count))})
+    """``wanted`` of ``count`` places, evenly; all where there are fewer."""
+    shown = min(wanted, count)
+    return [i * count // shown for i in range(shown)]

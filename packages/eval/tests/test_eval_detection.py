@@ -389,6 +389,54 @@ def test_the_export_is_read_without_running_anything(backbone, tmp_path):
         detectron2_weights(small)
 
 
+@pytest.mark.slow
+def test_an_untrained_network_learns_to_find_and_outline_shapes(tmp_path):
+    """200 steps on 36 pictures of squares and discs; on 12 others every one is found, and most of its outline."""
+    spec_text = f"coco:{draw_shapes(tmp_path, 48)}/all.json"
+    train_set = open_detection_set(f"{spec_text}?first=36", outlines=True)
+    test_set = open_detection_set(f"{spec_text}?after=36", outlines=True)
+    torch.manual_seed(0)
+    detector = build_detector(NarrowResNet(), spec(masks=True, samples=16, proposals=20))
+    schedule = Schedule("shapes", 200, (160,), 10, (64,), test_side=64, batch_size=4, lr=0.02, precise_batches=20)
+    answers = predict(detector, test_set.images, side=64, max_side=107)
+    before = {m.metric: m.value for m in score_detections(test_set, answers, masks=True)}
+    fine_tune(detector, train_set, schedule, tmp_path / "run", identity={}, masks=True)
+    answers = predict(detector, test_set.images, side=64, max_side=107)
+    after = {m.metric: m.value for m in score_detections(test_set, answers, masks=True)}
+    assert before["segment/box/AP50"] < 0.3
+    assert after["segment/box/AP50"] > 0.9
+    assert after["segment/box/AP"] > 0.5
+    assert after["segment/mask/AP"] > 0.6
+
+
+def draw_shapes(root: Path, count: int) -> Path:
+    """Pictures of noise with one red square or green disc each, of 24 to 43 pixels."""
+    images, rows = [], []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        height, width = (64, 80) if number % 2 else (80, 64)
+        side = int(rng.integers(24, 44))
+        x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
+        picture = rng.integers(80, 120, (height, width, 3)).astype(np.uint8)
+        disc, turn, half = int(rng.integers(2)), np.linspace(0, 2 * np.pi, 24, endpoint=False), side / 2
+        down, right = np.mgrid[:side, :side] + 0.5 - half
+        inside = down**2 + right**2 <= half**2 if disc else np.ones((side, side), bool)
+        picture[y : y + side, x : x + side][inside] = [(220, 30, 30), (30, 220, 30)][disc]
+        circle = np.stack([x + half + half * np.cos(turn), y + half + half * np.sin(turn)], 1).ravel().tolist()
+        square = [x, y, x + side, y, x + side, y + side, x, y + side]
+        (root / f"{number:02}.png").write_bytes(encode_png(picture))
+        images.append({"id": number, "file_name": f"{number:02}.png", "height": height, "width": width})
+        outline = [circle if disc else square]
+        rows.append({"image_id": number, "category_id": disc, "bbox": [x, y, side, side], "segmentation": outline})
+    content = {
+        "images": images,
+        "annotations": rows,
+        "categories": [{"id": 0, "name": "square"}, {"id": 1, "name": "disc"}],
+    }
+    (root / "all.json").write_text(json.dumps(content))
+    return root
+
+
 RANK = """
 import sys
 from pathlib import Path

@@ -19,7 +19,7 @@ from semaug.pairs_dataset import PAIR_SOURCES, collate_pairs, make_pairs, materi
 from semaug.pairs_dataset.sources import PairBatch
 
 SIDE, COUNT = 40, 12
-ONLINE = [n for n in PAIR_SOURCES if n not in ("inflated", "semantic")]  # these need more than images
+ONLINE = [n for n in PAIR_SOURCES if n not in ("inflated", "semantic", "synthetic", "adainf")]  # these need more than images
 LOCAL = {"local_views": 3, "local_size": 8}
 
 

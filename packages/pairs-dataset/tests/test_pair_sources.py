@@ -52,7 +52,7 @@ def build(name, source, guidance, **options):
     return make_pairs(name, source, size=16, guidance=table, **options)
 
 
-ONLINE = [n for n in PAIR_SOURCES if n not in ("inflated", "semantic")]  # these need more than images
+ONLINE = [n for n in PAIR_SOURCES if n not in ("inflated", "semantic", "synthetic", "adainf")]  # these need more than images
 
 
 @pytest.mark.parametrize("name", ONLINE)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.schemas import Scale
-from semaug.artifacts.sources import ImageSource
+from semaug.artifacts.sources import ImageSource, open_source
+from semaug.artifacts.synthetic_table import SimilarityTable, SyntheticTable
 from semaug.pairs_dataset import presets
 from semaug.pairs_dataset.backgrounds import MaskMode
 from semaug.pairs_dataset.crops import BoxSelect, CropMode, CropRule
@@ -26,19 +27,33 @@ from semaug.pairs_dataset.presets import Recipe, recipe_dict
 from semaug.pairs_dataset.sources import (
     DuplicatedPairs,
     GuidedPairs,
+    InflatedByGeneration,
     InflatedPairs,
     PairSource,
     SelfGuidedPairs,
     SemanticPairs,
     StandardPairs,
+    SyntheticPairs,
     ViewSettings,
 )
 from semaug.pairs_dataset.sources.base import Triple
 from semaug.pairs_dataset.sources.guided import BoxScope, GuidedViews
 from semaug.pairs_dataset.sources.semantic import pair_images
+from semaug.pairs_dataset.sources.synthetic import plan_choices, stream_views, usage_mode
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class _Synthetic:
+    """What pairs `synthetic` take beside images."""
+
+    table: SyntheticTable | None
+    mode: str
+    direct_views: int
+    similarity: SimilarityTable | None
+    least: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,9 @@ class _Parts:
     copies: int
     materialized: str | Path | None
     semantic: PairTable | None
+    synthetic: _Synthetic
+    generated: ImageSource | None
+    real_copies: int
 
     def objects(self) -> ObjectRows:
         return object_rows([self.source.key(int(i)) for i in self.images], self.guidance)
@@ -96,6 +114,28 @@ def _semantic(p: _Parts) -> PairSource:
     return pairs
 
 
+def _synthetic(p: _Parts) -> PairSource:
+    given = p.synthetic
+    if given.table is None:
+        raise InvalidOption("pairs 'synthetic' need synthetic images; make them with `semaug synth run`")
+    mode = usage_mode(given.mode, given.direct_views)
+    images, choices = plan_choices(p.source, p.images, given.table, given.similarity, given.least)
+    views = stream_views(p.views, mode)
+    pairs = SyntheticPairs(p.source, images, given.table.images, choices, mode, views, seed=p.seed, rule=p.rule)
+    pairs.digests["synthetic"] = given.table.digest
+    if given.similarity is not None:
+        pairs.digests["similarity"] = given.similarity.digest
+    return pairs
+
+
+def _adainf(p: _Parts) -> PairSource:
+    if p.generated is None:
+        raise InvalidOption("pairs 'adainf' need generated images; give --generated, any source of images")
+    return InflatedByGeneration(
+        p.source, p.images, p.generated, p.views, seed=p.seed, rule=p.rule, copies=p.real_copies
+    )
+
+
 def _random_box(p: _Parts) -> PairSource:
     return p.guided(without_masks(p.objects()), rule=replace(p.rule, place_randomly=True))
 
@@ -111,9 +151,12 @@ PAIR_SOURCES: Mapping[str, Callable[[_Parts], PairSource]] = {
     "shuffled_box": lambda p: p.guided(shuffled_rows(p.objects(), p.seed)),
     "self": lambda p: p.guided(replace(p, guidance=None).objects(), SelfGuidedPairs),
     "semantic": _semantic,
+    "synthetic": _synthetic,
+    "adainf": _adainf,
 }
 """Every form of pairs, by name: three forms of SDI, the baselines, the controls without meaning, `self`, whose boxes
-come from the encoder in training, and `semantic`: pairs of two images, and its controls, which are sets of pairs."""
+come from the encoder in training, `semantic`: pairs of two images, and its controls, which are sets of pairs;
+`synthetic`: a real image and images generated from it; and `adainf`: real and generated images in one set."""
 
 NEEDS_GUIDANCE = frozenset({"guided", "cross", "random_box", "shuffled_box"})
 
@@ -169,6 +212,13 @@ def make_pairs(
     copies: int = 2,
     materialized: str | Path | None = None,
     semantic: PairTable | str | Path | None = None,
+    synthetic: SyntheticTable | str | Path | None = None,
+    mode: str | None = None,
+    direct_views: int = 2,
+    similarity: SimilarityTable | str | Path | None = None,
+    min_similarity: float | None = None,
+    generated: ImageSource | str | Path | None = None,
+    real_copies: int | None = None,
     local_views: int = 0,
     local_size: int | None = None,
     local_scale: tuple[float, float] | None = None,
@@ -181,9 +231,12 @@ def make_pairs(
     ``transforms`` (one of ``REMOVALS``) and ``without`` take transforms out. Where ``guidance`` is given, images that
     its step skipped are left out, also of `standard`, so that variants see the same images; an image it marks
     ``fallback`` takes the standard views. ``semantic`` is the set of pairs for pairs `semantic`, whose views are guided
-    where there is guidance. Options as for ``CropRule`` and ``GuidedPairs``; ``local_views`` asks for as many small
-    views beside the two (multi-crop), of ``local_size`` pixels and ``local_scale`` of the image, inside the object's
-    box for ``guided_locals`` (see ``LocalViews``); the global views are the same without them.
+    where there is guidance. Pairs `synthetic` take ``synthetic`` images in one ``mode`` of ``MODES`` (`a`; or `direct`:
+    ``direct_views`` of one caption), where the real image stands in for those of a ``similarity`` below
+    ``min_similarity``; pairs `adainf` take ``generated`` images beside ``real_copies`` (10) of each real one. Neither
+    is guided: ``guidance`` only leaves images out. Options as for ``CropRule`` and ``GuidedPairs``; ``local_views``
+    asks for as many small views beside the two (multi-crop), of ``local_size`` pixels and ``local_scale`` of the image,
+    inside the object's box for ``guided_locals`` (see ``LocalViews``); the global views are the same without them.
 
     Raises ``InvalidOption`` for a name, option or missing guidance, ``ArtifactError`` for guidance of other images,
     ``NoPairs`` when nothing is left.
@@ -205,6 +258,8 @@ def make_pairs(
     parts = _Parts(
         source, _images(source, guidance), views, seed, rule, guidance, p_guided, guided_views, box_scope, mask_mode,
         copies, materialized, _pair_table(name, semantic),
+        _given_synthetic(name, synthetic, mode, direct_views, similarity, min_similarity),
+        _given_generated(name, generated, real_copies), 10 if real_copies is None else real_copies,
     )  # fmt: skip
     pairs = PAIR_SOURCES[name](parts)
     pairs.config = _config(name, preset, parts, pairs)
@@ -231,6 +286,35 @@ def _pair_table(name: str, pairs: PairTable | str | Path | None) -> PairTable | 
     return pairs if pairs is None or isinstance(pairs, PairTable) else PairTable.open(pairs)
 
 
+def _given_synthetic(
+    name: str,
+    synthetic: SyntheticTable | str | Path | None,
+    mode: str | None,
+    direct_views: int,
+    similarity: SimilarityTable | str | Path | None,
+    least: float | None,
+) -> _Synthetic:
+    given = {"synthetic": synthetic, "mode": mode, "similarity": similarity, "min_similarity": least}
+    _refuse_others(name, "synthetic", given)
+    table = SyntheticTable.open(synthetic) if isinstance(synthetic, str | Path) else synthetic
+    alike = SimilarityTable.open(similarity) if isinstance(similarity, str | Path) else similarity
+    return _Synthetic(table, mode or "a", direct_views, alike, least)
+
+
+def _given_generated(name: str, images: ImageSource | str | Path | None, copies: int | None) -> ImageSource | None:
+    _refuse_others(name, "adainf", {"generated": images, "real_copies": copies})
+    return open_source(images) if isinstance(images, str | Path) else images
+
+
+def _refuse_others(name: str, wanted: str, given: Mapping[str, Any]) -> None:
+    """Refuse what only the pairs ``wanted`` take where these are other pairs."""
+    extra = [option for option, value in given.items() if value is not None]
+    if extra and name != wanted:
+        raise InvalidOption(
+            f"{', '.join(extra)}: for pairs {wanted!r}, and these are {name!r}; give --pairs {wanted}, or leave it out"
+        )
+
+
 def _images(source: ImageSource, guidance: GuidanceTable | None) -> NDArray[np.int64]:
     """Indices of the images that take part: all, or those that the guidance's step did not skip."""
     count = len(source)
@@ -246,7 +330,7 @@ def _config(name: str, chosen: str | tuple[Recipe, Recipe], p: _Parts, pairs: Pa
     config: dict[str, Any] = {
         "pairs": name,
         "preset": chosen if isinstance(chosen, str) else "custom",
-        "recipes": [recipe_dict(r) for r in p.views.recipes],
+        "recipes": [recipe_dict(r) for r in pairs.views.recipes],
         "size": p.views.size,
         "mean": list(p.views.mean),
         "std": list(p.views.std),
@@ -256,6 +340,10 @@ def _config(name: str, chosen: str | tuple[Recipe, Recipe], p: _Parts, pairs: Pa
     }
     if p.semantic is not None:
         config["form"] = p.semantic.form
+    if isinstance(pairs, SyntheticPairs):
+        config |= {"mode": p.synthetic.mode, "compute": pairs.mode.compute, "replaced": pairs.choices.replaced}
+        config |= {"direct_views": p.synthetic.direct_views} if p.synthetic.mode == "direct" else {}
+        config |= {} if p.synthetic.least is None else {"min_similarity": p.synthetic.least}
     if isinstance(pairs, GuidedPairs) or (isinstance(pairs, SemanticPairs) and p.guidance is not None):
         config |= {
             "p_guided": p.p_guided,

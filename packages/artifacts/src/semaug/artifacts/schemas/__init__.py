@@ -23,15 +23,28 @@ from semaug.artifacts.schemas.pairs import (
     pair_id_of,
 )
 from semaug.artifacts.schemas.quality import QualityScore
+from semaug.artifacts.schemas.synthetic import (
+    COUNTINGS,
+    VISUAL_KINDS,
+    Counting,
+    Slot,
+    SyntheticRow,
+    VisualKind,
+    plan_slots,
+    synthetic_key,
+)
 
 __all__ = [
+    "COUNTINGS",
     "FORMS",
     "SCALES",
     "SCHEMA_VERSION",
     "TAGS",
     "VERDICTS",
+    "VISUAL_KINDS",
     "ArtifactKind",
     "Costs",
+    "Counting",
     "EncoderCard",
     "Guidance",
     "GuidanceRecord",
@@ -45,7 +58,12 @@ __all__ = [
     "ShardCosts",
     "ShardMarker",
     "Skipped",
+    "Slot",
+    "SyntheticRow",
     "Tag",
     "Verdict",
+    "VisualKind",
     "pair_id_of",
+    "plan_slots",
+    "synthetic_key",
 ]

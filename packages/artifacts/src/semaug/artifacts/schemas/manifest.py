@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 ArtifactKind = Literal[
-    "index", "images", "quality", "guidance", "materialized", "pairs", "synthetic", "augment", "features", "descriptors"
-]
+    "index", "images", "quality", "guidance", "materialized", "pairs", "captions", "prompts", "mask_maps", "synthetic",
+    "similarity", "augment", "features", "descriptors",
+]  # fmt: skip
 SCHEMA_VERSION = 1
 
 

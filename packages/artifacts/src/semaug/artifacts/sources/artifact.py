@@ -13,7 +13,7 @@ from semaug.artifacts.ragged import unpack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.sources.base import Source, clean_key, fingerprint_of
 from semaug.artifacts.sources.files import FileSource
-from semaug.artifacts.sources.packed import ENCODED, PIXELS, PackedSource
+from semaug.artifacts.sources.packed import ENCODED, PIXELS, GeneratedSource, PackedSource
 from semaug.artifacts.sources.protocol import ImageSource
 
 MATERIALIZED = "metadata.zarr"
@@ -27,7 +27,7 @@ def open_artifact(path: str | os.PathLike[str]) -> ImageSource:
         return _open_index(artifact)
     columns = set(artifact.shard(artifact.markers[0].shard)) if artifact.markers else set()
     if PIXELS in columns or ENCODED in columns:
-        return PackedSource(artifact)
+        return GeneratedSource(artifact) if "content" in columns else PackedSource(artifact)
     if "file" in columns:
         return _open_files(artifact)
     raise ArtifactError(f"{path} is a {artifact.manifest.kind} artifact and holds no images; give the images it is of")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from semaug.artifacts.decode import decode_image
 from semaug.artifacts.ragged import slice_of
 from semaug.artifacts.reader import Artifact, ShardColumns
-from semaug.artifacts.sources.base import Source
+from semaug.artifacts.sources.base import Source, fingerprint_of
 
 PIXELS = "pixels"
 ENCODED = "encoded"
@@ -98,7 +98,7 @@ class PackedSource(Source):
         return cls(Artifact.open(Path(path)))
 
     def __reduce__(self) -> Any:
-        return PackedSource.open, (self.spec,)
+        return type(self).open, (self.spec,)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -141,3 +141,17 @@ class PackedSource(Source):
 
     def _open(self, place: int) -> _Shard:
         return _open_shard(self.artifact.shard(self._shards[place]))
+
+
+class GeneratedSource(PackedSource):
+    """Images that an artifact made and keeps: their fingerprint and pixels are their own, not those of an origin."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the images as they are kept, from the hashes that were written beside them."""
+        return fingerprint_of(zip(self.artifact.keys, map(bytes, self.artifact.column("content")), strict=True))
+
+    @property
+    def pixels(self) -> str:
+        """Nothing: these are the images of the fingerprint."""
+        return ""

@@ -37,7 +37,7 @@ class ViewSettings:
     1); and the local views, if any.
     """
 
-    recipes: tuple[Recipe, Recipe]
+    recipes: tuple[Recipe, ...]
     size: int
     mean: Triple
     std: Triple
@@ -57,7 +57,7 @@ class ViewSettings:
     @property
     def shapes(self) -> tuple[tuple[int, int, int, int], ...]:
         """The shapes of an item's views: the global ones together, then the local ones."""
-        groups = ((2, self.size), *([(self.local.count, self.local.size)] if self.local else []))
+        groups = ((len(self.recipes), self.size), *([(self.local.count, self.local.size)] if self.local else []))
         return tuple((count, 3, size, size) for count, size in groups)
 
 
@@ -74,8 +74,8 @@ class Plan:
 
 
 class PairBatch(list[Pair]):
-    """The items of a batch, whose views are slices of ``views``, float32 (B, 2, 3, S, S), and, with multi-crop, of
-    ``local_views``, float32 (B, n, 3, s, s)."""
+    """The items of a batch, whose views are slices of ``views``, float32 (B, V, 3, S, S) of mostly 2 views, and, with
+    multi-crop, of ``local_views``, float32 (B, n, 3, s, s)."""
 
     def __init__(self, pairs: list[Pair], views: torch.Tensor, local_views: torch.Tensor | None = None) -> None:
         super().__init__(pairs)
@@ -113,6 +113,8 @@ class PairSource(Dataset[Pair]):
     """
 
     copies = 1
+    pairing: tuple[tuple[int, int], ...] = ()
+    """Which views of an item are positives, where the source and not the method says it (``Method.pairing``)."""
     collate = staticmethod(collate_pairs)
 
     def __init__(

@@ -76,7 +76,7 @@ class SemanticPairs(PairSource):
             parts.append(image[top:bottom, start:end])
             crops[which::IMAGES] = own - [top, start - left, 0, 0]
             left += end - start
-        return raws[0][0], _side_by_side(parts), crops, raws[0][3], raws[0][4]
+        return raws[0][0], side_by_side(parts), crops, raws[0][3], raws[0][4]
 
     def _write(self, item: int, out: Sequence[NDArray[np.float32]]) -> int:
         if self.images[item] == self.partners[item]:  # an augmented pair: its image is read once
@@ -114,7 +114,8 @@ def pair_images(
     return np.array(first, np.int64), np.array(second, np.int64), list(names)
 
 
-def _side_by_side(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def side_by_side(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Images uint8 (H, W, 3) in one row, black below those that are less high."""
     sheet = np.zeros((max(len(i) for i in images), sum(i.shape[1] for i in images), 3), np.uint8)
     left = 0
     for image in images:

@@ -11,7 +11,7 @@ from transformers import BertConfig, Blip2ForConditionalGeneration, Blip2Process
 from semaug.artifacts.errors import InvalidOption, MissingWeights
 from semaug.prompt_synthesis.captions import FALLBACK_CAPTION, Blip2Captioner, Caption, CaptionSettings
 from semaug.prompt_synthesis.prompts import SEMANTIC_EXTRACTION_PROMPTS
-from semaug.prompt_synthesis.tiny_language_models import save_blip2
+from semaug.prompt_synthesis.tiny_language_models import fix_logits, save_blip2
 
 NAMES = tuple(SEMANTIC_EXTRACTION_PROMPTS)
 
@@ -83,25 +83,18 @@ def test_an_image_is_encoded_once_for_all_prompts(blip2, images, monkeypatch):
     assert encoded == [2, 2, 1]
 
 
-def biased(source: Path, folder: Path, strength: float) -> Path:
-    """A model that answers alike everywhere, its end token the likeliest of all by ``strength``."""
+def fixed(source: Path, folder: Path, end: float) -> Path:
+    """A model that answers alike everywhere: its logits are 0, and ``end`` for the end token."""
     model = Blip2ForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-    norm = model.language_model.model.decoder.final_layer_norm
-    table = model.language_model.get_output_embeddings().weight
     with torch.no_grad():
-        norm.weight.zero_()
-        table.normal_(std=0.01)
-        norm.bias.normal_()
-        table[2] = 0
-        others = (table @ norm.bias).max()
-        table[2] = norm.bias / (norm.bias @ norm.bias) * (others + strength)
+        fix_logits(model.language_model, {2: end})
     model.save_pretrained(folder)
     Blip2Processor.from_pretrained(source).save_pretrained(folder)
     return folder
 
 
 def test_an_empty_caption_is_asked_for_again_by_seed_and_key(blip2, tmp_path, images):
-    silent = biased(blip2, tmp_path / "likely_silent", 0.1)
+    silent = fixed(blip2, tmp_path / "likely_silent", 1.0)
     captioner = Blip2Captioner(silent, settings=CaptionSettings(max_new_tokens=6, top_p=1.0))
     found = captioner.caption(images, 0, KEYS)
     assert {c.attempts for c in found} <= {2, 3}
@@ -114,14 +107,14 @@ def test_an_empty_caption_is_asked_for_again_by_seed_and_key(blip2, tmp_path, im
 
 
 def test_a_silent_model_gives_the_flagged_literal(blip2, tmp_path, images):
-    silent = biased(blip2, tmp_path / "silent", 50.0)
+    silent = fixed(blip2, tmp_path / "silent", 50.0)
     found = Blip2Captioner(silent, settings=CaptionSettings(max_attempts=4)).caption(images, 0, KEYS)
     assert found == [Caption(FALLBACK_CAPTION, flagged=True, truncated=False, attempts=4)] * 5
     assert FALLBACK_CAPTION == "a photo"
 
 
 def test_a_caption_cut_off_is_marked(blip2, tmp_path, images):
-    chatty = biased(blip2, tmp_path / "chatty", -50.0)
+    chatty = fixed(blip2, tmp_path / "chatty", -50.0)
     assert all(c.truncated for c in Blip2Captioner(chatty).caption(images, 0, KEYS))
 
 

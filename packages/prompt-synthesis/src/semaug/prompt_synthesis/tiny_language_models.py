@@ -91,3 +91,73 @@ def save_blip2(folder: Path, seed: int = 0, text_config: Any = None, width: int 
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def save_llama(folder: Path, seed: int = 0, chat: bool = False, width: int = 32, layers: int = 2) -> Any:
+    """A LLaMA with its tokenizer, with a chat template on demand; returns the model, float32, in evaluation."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    if chat:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=4096,
+        pad_token_id=None,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.2,
+    )
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def save_fixed_opt(folder: Path, favoured: dict[int, float]) -> Any:
+    """An OPT language model whose logits are 0 everywhere but at the ``favoured`` tokens; returns the model."""
+    import torch
+    from transformers import OPTForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    model = OPTForCausalLM(opt_config(len(tokenizer), positions=2048)).eval()
+    with torch.no_grad():
+        fix_logits(model, favoured)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def fix_logits(opt: Any, favoured: dict[int, float]) -> None:
+    """Make an OPT language model say the same everywhere: logits of 0, but for the ``favoured`` tokens."""
+    norm, table = opt.model.decoder.final_layer_norm, opt.get_output_embeddings().weight
+    norm.weight.zero_()
+    norm.bias.fill_(1.0)
+    table.zero_()
+    for token, logit in favoured.items():
+        table[token] = logit / table.shape[1]
+
+
+def save_clip_tokenizer(folder: Path) -> Any:
+    """A CLIP tokenizer whose tokens are letters, in ``folder/tokenizer`` as a generator keeps it; returns it."""
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return tokenizer

@@ -21,7 +21,9 @@ _LETTERS_A_TOKEN = 7
 class TokenLimit(Protocol):
     """Counts a prompt's tokens as the generator does."""
 
-    limit: int
+    @property
+    def limit(self) -> int:
+        """How many tokens a prompt may have, the begin and end tokens included."""
 
     def count(self, text: str) -> int:
         """Tokens of the text, the begin and end tokens included."""

@@ -19,6 +19,7 @@ from semaug.artifacts.schemas import Manifest
 from semaug.artifacts.store import ArtifactWriter
 from semaug.eval.errors import EvaluationError, LabelsMissing, NonFiniteFeatures, OneClass
 from semaug.eval.features import Features
+from semaug.eval.probes import logistic
 from semaug.eval.probes.linear import (
     LbfgsSettings,
     SgdSettings,
@@ -317,3 +318,17 @@ def test_a_single_choice_needs_no_selection() -> None:
     train, test = blobs(60, 27), blobs(30, 28)
     singles = train.take(np.asarray([int(np.flatnonzero(train.labels == c)[0]) for c in range(7)]))
     assert evaluate_linear(singles, test, LbfgsSettings(penalties=(1e-2,))).chosen == 1e-2
+
+
+def test_short_passes_take_one_thread_and_give_the_others_back(monkeypatch):
+    threads, seen = torch.get_num_threads(), []
+    progress = lambda event: seen.append(torch.get_num_threads())  # noqa: E731
+    x, y = torch.randn(60, 4), torch.arange(60) % 3
+    try:
+        torch.set_num_threads(2)
+        fit_lbfgs(x, y, 3, LbfgsSettings(), (1e-2,), on_progress=progress)
+        monkeypatch.setattr(logistic, "SHORT_PASS", 1)
+        fit_lbfgs(x, y, 3, LbfgsSettings(), (1e-2,), on_progress=progress)
+        assert (seen, torch.get_num_threads()) == ([1, 2], 2)
+    finally:
+        torch.set_num_threads(threads)

@@ -9,12 +9,14 @@ reads the features in blocks; a matrix mapped from files is never held whole.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from semaug.artifacts.joined import release_rows
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
@@ -25,6 +27,8 @@ BLOCK = 4096
 HELD = 1 << 29
 """Standardised rows are held in memory up to so many bytes; beyond, each pass standardises them again."""
 _SCORED = 16_384
+SHORT_PASS = 50_000_000
+"""Products of a pass (rows by columns by classes) up to which one thread does it, in some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +98,32 @@ def fit_lbfgs(
     these take raw features. The first solution starts from ``start``, or from zero. Arithmetic is in x's own
     precision, sums over the rows in float64.
     """
-    standard = Standardised(x, rows, device)
-    objective = CrossEntropy(standard, torch.as_tensor(y).to(standard.device), classes)
-    gram = standard.gram()
-    matrix = np.zeros((standard.width + 1, classes)) if start is None else standard.folded(start)
-    solutions = []
-    for done, penalty in enumerate(penalties):
-        matrix = _minimise(objective, gram, matrix, penalty, settings)
-        solutions.append(standard.unfolded(matrix))
-        on_progress(Progress("linear probe", done + 1, len(penalties), unit="penalties"))
-    return solutions
+    with _few_threads(len(y) * x.shape[1] * classes):
+        standard = Standardised(x, rows, device)
+        objective = CrossEntropy(standard, torch.as_tensor(y).to(standard.device), classes)
+        gram = standard.gram()
+        matrix = np.zeros((standard.width + 1, classes)) if start is None else standard.folded(start)
+        solutions = []
+        for done, penalty in enumerate(penalties):
+            matrix = _minimise(objective, gram, matrix, penalty, settings)
+            solutions.append(standard.unfolded(matrix))
+            on_progress(Progress("linear probe", done + 1, len(penalties), unit="penalties"))
+        return solutions
+
+
+@contextmanager
+def _few_threads(products: int) -> Iterator[None]:
+    """One thread where a pass is so short that threads would wait for each other longer than they work."""
+    if products > SHORT_PASS:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Standardised:

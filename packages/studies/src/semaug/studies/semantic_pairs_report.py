@@ -56,7 +56,7 @@ def verdict(study: PairStudy, result: PairStudyResult) -> str:
     text = f"{best.cell.name}: **{first} minus {second} {_said(best.gains[second])}**."
     controls = [arm for arm in CONTROLS if arm != SUPCON and arm in best.gains]
     control = best_control(best.scores, controls, best.metric)
-    if control is None:
+    if control in (None, second):
         return text
     return f"{text} Against the best control, {control}: {_said(best.gains[control])}."
 

@@ -272,6 +272,6 @@ def test_tables_put_spreads_beside_their_metric() -> None:
     assert [c.name for c in spaces.columns] == ["metric", "backbone", "projector", "n"]
     assert spaces.rows[0][1].sd == 0.1
     assert spaces.rows[0][2] == 0.4
-    assert raw.rows == (("1pct, labelled", 60.0, 9),)
+    assert raw.rows == (("1pct, labelled images", 60, 9),)
     assert raw.columns[1].scale == 1
     assert label_of("knn/gap") == "gap"

@@ -65,7 +65,7 @@ def _space_table(shown: Mapping[str, Any], spaced: Mapping[str, tuple[str, str]]
         if _base(name) in shown and _base(name) != name:
             continue
         row, sd = shown[name], shown.get(name + _ENDINGS[0], {}).get("value")
-        cell = _cell(row, protocol)
+        cell = _cell(name, row, protocol)
         lines.setdefault(rest, {"n": row["n"]})[space] = cell if sd is None else Summary(row["value"], sd, row["n"])
     number = {"digits": protocol.digits, "scale": protocol.scale, "unit": protocol.unit}
     columns = (Column("metric"), *(Column(s, **number) for s in _SPACES), Column("n", digits=0))  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def _plain_table(title: str, shown: Mapping[str, Any], protocol: Protocol) -> Ta
         if _base(name) in shown and _base(name) != name:
             continue
         spread = (shown.get(name + end, {}).get("value") for end in _ENDINGS)
-        lines.append((label_of(name), _cell(row, protocol), *spread, row["n"]))
+        lines.append((label_of(name), _cell(name, row, protocol), *spread, row["n"]))
     number = {"digits": protocol.digits, "scale": protocol.scale}
     columns = [Column("metric"), Column("value", unit=protocol.unit, **number)]  # type: ignore[arg-type]
     columns += [Column(name, **number) for name in ("std", "low", "high")]  # type: ignore[arg-type]
@@ -99,14 +99,15 @@ def _plain_table(title: str, shown: Mapping[str, Any], protocol: Protocol) -> Ta
     )
 
 
-def _cell(row: Mapping[str, Any], protocol: Protocol) -> Any:
-    """The value of a metric, or why there is none; counts of thousands are written as whole numbers."""
+def _cell(metric: str, row: Mapping[str, Any], protocol: Protocol) -> Any:
+    """The value of a metric, or why there is none; counts of thousands, or of images, are written as whole numbers."""
     from semaug.eval.report import Missing
 
     value = row["value"]
     if value is None:
         return Missing(row["reason"])
-    return int(value) if protocol.scale == 1 and abs(value) >= 1000 and float(value).is_integer() else value
+    counted = protocol.scale == 1 and float(value).is_integer() and (abs(value) >= 1000 or metric.endswith("labelled"))
+    return int(value) if counted else value
 
 
 def _base(name: str) -> str:
@@ -121,8 +122,35 @@ def label_of(metric: str) -> str:
     'backbone, selected top-1'
     """
     parts = metric.split("/")
-    words = ", ".join(parts[1:] or parts).replace("_", " ")
+    words = ", ".join(_WORDS.get(part, part.replace("_", " ")) for part in parts[1:] or parts)
     return words.replace("top1", "top-1").replace("top5", "top-5")
+
+
+_WORDS = {
+    "nmi": "NMI",
+    "ari": "ARI",
+    "labelled": "labelled images",
+    "twonn": "TwoNN dimension",
+    "mle": "MLE dimension",
+    "mle_inverse_mean": "MLE dimension, inverse mean",
+    "betti0_auc": "area under Betti curve 0",
+    "betti1_auc": "area under Betti curve 1",
+    "infonce_bound": "InfoNCE bound, nats",
+    "infonce_ceiling": "InfoNCE ceiling, nats",
+    "infonce_temperature": "InfoNCE temperature",
+    "forward_seconds": "forward, seconds for 1,000 images",
+    "forward_seconds_quartile_low": "forward, lower quartile",
+    "forward_seconds_quartile_high": "forward, upper quartile",
+    "read_seconds": "reading, seconds for 1,000 images",
+    "memory_mb": "memory, MB",
+}
+
+
+def headline_of(rows: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The metric of a protocol that a person reads first: a top-1 accuracy, else an accuracy, else its first value."""
+    known = {name: row["value"] for name, row in rows.items() if row["value"] is not None}
+    order = sorted(known, key=lambda name: (not name.endswith("top1"), not name.endswith("accuracy")))
+    return (order[0], known[order[0]]) if order else None
 
 
 def overview(outcomes: Sequence[Outcome]) -> Section:

@@ -307,8 +307,9 @@ def _semi_finetune(subject: Subject) -> Findings:
 def _distil(subject: Subject) -> Findings:
     from semaug.studies.protocols.training import run_distil
 
+    student = subject.run / "eval" / "students" / f"resnet18-{subject.seed}"  # where the verb writes it
     done = run_distil(
-        subject.run, subject.train, subject.train, subject.test, out=subject.run / "eval" / "students" / "resnet18",
+        subject.run, subject.train, subject.train, subject.test, out=student,
         workers=subject.workers, keep=subject.keep, **subject.how,
     )  # fmt: skip
     return Findings.of(done.result)

@@ -52,12 +52,14 @@ def everything(
 
 
 def _overview(found: RunReport) -> str:
-    """One line a protocol: its state, its time, and the first of its measures."""
+    """One line a protocol: its state, its time, and the measure that is read first."""
+    from semaug.studies.run_page import headline_of
+
     width = max(len(outcome.title) for outcome in found.outcomes)
     lines = []
     for outcome in found.outcomes:
-        name, row = next(iter(outcome.rows.items()), ("", {"value": None}))
-        first = f"{name} {row['value']:.4f}" if row["value"] is not None else ""
+        headline = headline_of(outcome.rows)
+        first = "" if headline is None else f"{headline[0]} {headline[1]:.4f}"
         time = "" if outcome.seconds is None else f"{outcome.seconds:8.1f} s"
         lines.append(f"{outcome.title.ljust(width)}  {outcome.state:<8}  {time:>10}  {first}".rstrip())
     return "\n".join(lines)

@@ -30,6 +30,7 @@ MODULES = (
     "bench_knn",
     "bench_geometry",
     "bench_methods",
+    "bench_texts",
     "bench_cli",
 )
 REPEATS, QUICK_REPEATS = 9, 5

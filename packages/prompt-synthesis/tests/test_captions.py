@@ -78,7 +78,7 @@ def test_an_image_is_encoded_once_for_all_prompts(blip2, images, monkeypatch):
         return real(self, pixel_values, **options)
 
     monkeypatch.setattr(Blip2ForConditionalGeneration, "get_image_features", counting)
-    captioner = Blip2Captioner(blip2, settings=CaptionSettings(batch_size=6, max_new_tokens=3))
+    captioner = Blip2Captioner(blip2, settings=CaptionSettings(batch_size=2, max_new_tokens=3))
     captioner.caption_prompts(images, NAMES, 0, KEYS)
     assert encoded == [2, 2, 1]
 

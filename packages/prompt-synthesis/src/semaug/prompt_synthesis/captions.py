@@ -144,36 +144,34 @@ class Blip2Captioner:
             return [[] for _ in images]
         model = self._open()
         found: list[list[Caption]] = []
-        size = max(1, self.settings.batch_size // len(texts))
-        with guarding_memory(PART, size * len(texts)):
+        size = self.settings.batch_size
+        with guarding_memory(PART, size):
             for start, pixels in _prepared(model, images, size):
                 found += self._chunk(model.embed(pixels), texts, seed, keys[start : start + size])
         return found
 
     def _chunk(self, embedded: Tensor, texts: list[str], seed: int, keys: Sequence[str]) -> list[list[Caption]]:
-        rows = [_Row(image, text, key) for image, key in enumerate(keys) for text in texts]
-        captions = self._ask(embedded, rows, None)
+        """The captions of one chunk; rows of one prompt stand together, since they need no padding."""
+        rows = [_Row(image, text, key) for text in texts for image, key in enumerate(keys)]
+        captions = self._ask(embedded, rows, seed, 1)
         for attempt in range(2, self.settings.max_attempts + 1):
             empty = [i for i, caption in enumerate(captions) if caption.flagged]
-            if not empty:
-                break
-            draws = [draw_key(seed, "caption-retry", attempt, f"{rows[i].text}\x1f{rows[i].key}") for i in empty]
-            again = self._ask(embedded, [rows[i] for i in empty], draws, attempt)
+            again = self._ask(embedded, [rows[i] for i in empty], seed, attempt)
             for i, caption in zip(empty, again, strict=True):
                 captions[i] = caption
-        return [captions[i : i + len(texts)] for i in range(0, len(captions), len(texts))]
+        return [captions[image :: len(keys)] for image in range(len(keys))]
 
-    def _ask(
-        self, embedded: Tensor, rows: Sequence[_Row], draws: Sequence[int] | None, attempt: int = 1
-    ) -> list[Caption]:
-        chosen = self.settings
-        processors = [] if draws is None else [SeededSampling(draws, chosen.temperature, chosen.top_p)]
-        answers = self._open().answer(
-            embedded[[row.image for row in rows]], [row.text for row in rows], chosen.max_new_tokens, processors
-        )
-        return [
-            Caption(text or FALLBACK_CAPTION, not text, bool(text) and not whole, attempt) for text, whole in answers
-        ]
+    def _ask(self, embedded: Tensor, rows: Sequence[_Row], seed: int, attempt: int) -> list[Caption]:
+        """Answers to rows, ``batch_size`` at a time: the likeliest at first, drawn ones in later attempts."""
+        chosen, found = self.settings, []
+        for start in range(0, len(rows), chosen.batch_size):
+            batch = rows[start : start + chosen.batch_size]
+            draws = [draw_key(seed, "caption-retry", attempt, f"{row.text}\x1f{row.key}") for row in batch]
+            sampling = [] if attempt == 1 else [SeededSampling(draws, chosen.temperature, chosen.top_p)]
+            images, texts = embedded[[row.image for row in batch]], [row.text for row in batch]
+            answers = self._open().answer(images, texts, chosen.max_new_tokens, sampling)
+            found += [_caption(text, whole, attempt) for text, whole in answers]
+        return found
 
     def _open(self) -> _Blip2:
         if self._loaded is None:
@@ -184,6 +182,10 @@ class Blip2Captioner:
         """Let go of the model and its device memory; the next image reads it again."""
         self._loaded = None
         free_device_memory()
+
+
+def _caption(text: str, whole: bool, attempt: int) -> Caption:
+    return Caption(text or FALLBACK_CAPTION, not text, bool(text) and not whole, attempt)
 
 
 @dataclass(frozen=True, slots=True)

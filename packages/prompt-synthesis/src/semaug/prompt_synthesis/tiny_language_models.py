@@ -43,8 +43,10 @@ def opt_config(vocabulary: int, width: int = 32, layers: int = 2, positions: int
     )
 
 
-def save_blip2(folder: Path, seed: int = 0, text_config: Any = None, width: int = 32, layers: int = 2) -> Any:
-    """A BLIP-2 with its processor in ``folder``; returns the model, float32, in evaluation."""
+def save_blip2(
+    folder: Path, seed: int = 0, text_config: Any = None, width: int = 32, layers: int = 2, side: int = 32
+) -> Any:
+    """A BLIP-2 that sees 16 patches of images of ``side`` pixels, and its processor; returns the model, float32."""
     import torch
     from transformers import (
         Blip2Config,
@@ -57,14 +59,16 @@ def save_blip2(folder: Path, seed: int = 0, text_config: Any = None, width: int 
 
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
-    processor = Blip2Processor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer, num_query_tokens=4)
+    processor = Blip2Processor(
+        BlipImageProcessorPil(size={"height": side, "width": side}), tokenizer, num_query_tokens=4
+    )
     vision = Blip2VisionConfig(
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        image_size=32,
-        patch_size=8,
+        image_size=side,
+        patch_size=side // 4,
         initializer_range=0.2,  # the default, 1e-10, makes all images look alike
     )
     queries = Blip2QFormerConfig(

@@ -4,8 +4,8 @@
 quickstart:
 	uv run semaug quickstart
 
-test:
-	uv run pytest
+test: ## two tests at a time; `uv run pytest PATH` runs a few alone
+	uv run pytest -n 2 --dist loadfile
 
 test-slow:
 	uv run pytest -m slow

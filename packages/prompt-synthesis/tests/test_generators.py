@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import socket
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from semaug.artifacts.errors import InvalidOption, MissingWeights
+from semaug.prompt_synthesis import tiny_diffusion_models as tiny
 from semaug.prompt_synthesis.ade20k import to_colours
 from semaug.prompt_synthesis.diffusion_folders import open_generator
 from semaug.prompt_synthesis.generators import KINDS, DiffusionGenerator, GenerationSettings
@@ -21,12 +21,6 @@ from semaug.prompt_synthesis.visual_prompts import VisualPrompt
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
-
-_SPEC = importlib.util.spec_from_file_location("tiny_diffusion", Path(__file__).parent / "tiny_diffusion.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-tiny = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(tiny)
 
 SETTINGS = GenerationSettings(steps=3, size=tiny.SIDE, guidance=4.0, strength=0.7)
 PROMPTS = ["a red car", "two cats", "a red car"]

@@ -83,7 +83,7 @@ def save_stable_diffusion(folder: Path, width: int = 32, seed: int = 0, safety: 
             getattr(checker, name).data.fill_(bound)
         checker.concept_embeds.data.normal_()
         checker.special_care_embeds.data.normal_()
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=_vae(), text_encoder=_text_encoder(width), tokenizer=_tokenizer(), unet=_unet(width),
         scheduler=_scheduler(), safety_checker=checker, feature_extractor=processor,
         requires_safety_checker=checker is not None,
@@ -101,11 +101,12 @@ def save_sdxl(folder: Path, seed: int = 0) -> None:
         64, addition_embed_type="text_time", addition_time_embed_dim=8, use_linear_projection=True,
         projection_class_embeddings_input_dim=6 * 8 + 32,
     )  # fmt: skip
-    StableDiffusionXLPipeline(
+    pipeline: Any = StableDiffusionXLPipeline(
         vae=_vae(), text_encoder=_text_encoder(32), text_encoder_2=_text_encoder(32, projected=True),
         tokenizer=_tokenizer(), tokenizer_2=_tokenizer(), unet=unet, scheduler=_scheduler(),
         add_watermarker=False,
-    ).save_pretrained(folder)  # fmt: skip
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
 
 
 def save_controlnet(folder: Path, width: int = 32, seed: int = 0) -> None:
@@ -114,7 +115,7 @@ def save_controlnet(folder: Path, width: int = 32, seed: int = 0) -> None:
     from diffusers import ControlNetModel
 
     torch.manual_seed(seed)
-    net = ControlNetModel(
+    net: Any = ControlNetModel(
         block_out_channels=(8, 16), layers_per_block=1, in_channels=4, norm_num_groups=4, attention_head_dim=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=width,
         conditioning_embedding_out_channels=(4, 8),
@@ -136,4 +137,5 @@ def save_latent_diffusion(folder: Path, seed: int = 0) -> None:
         vocab_size=200, max_position_embeddings=77, encoder_layers=1, encoder_ffn_dim=32, encoder_attention_heads=2,
         head_dim=8, d_model=32,
     )  # fmt: skip
-    LDMTextToImagePipeline(_vae(), LDMBertModel(config), _tokenizer(), _unet(32), _scheduler()).save_pretrained(folder)
+    pipeline: Any = LDMTextToImagePipeline(_vae(), LDMBertModel(config), _tokenizer(), _unet(32), _scheduler())
+    pipeline.save_pretrained(folder)

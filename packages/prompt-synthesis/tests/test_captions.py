@@ -152,6 +152,8 @@ def test_the_identity_follows_content_and_not_place(blip2, tmp_path):
         (lambda f, b: half_there(f, b), MissingWeights, "lacks model-00002-of-2.safetensors, 1 of 2 shards"),
         (lambda f, b: of_kind(f, b), InvalidOption, "is a bert model, expected blip-2"),
         (lambda f, b: damaged(f, b), InvalidOption, "cannot be loaded"),
+        (lambda f, b: copied(f, b, "tokenizer.json"), InvalidOption, "cannot be loaded: .*tokenizer"),
+        (lambda f, b: copied(f, b, "processor_config.json"), InvalidOption, "cannot be loaded: .*image processor"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(blip2, tmp_path, images, prepare, error, message):

@@ -1,6 +1,7 @@
 """Rewriting by tiny causal models on disk, its sampling against the distribution, its cuts against the tokenizer."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,21 @@ def test_clip_tokens_are_counted_by_the_generators_tokenizer(clip):
     assert clip.count("a red car.") == 2 + len("aredcar.")
     assert clip.identity() != EstimatedLimit().identity()
     assert EstimatedLimit().identity()["tokens"] == "estimated"
+    copy = pickle.loads(pickle.dumps(clip))
+    assert copy == clip
+    assert copy.count("a red car.") == clip.count("a red car.")
+    assert clip.source not in json.dumps(clip.identity())
+
+
+def test_a_tokenizer_with_a_shorter_context_limits_more(tmp_path):
+    save_clip_tokenizer(tmp_path, length=20)
+    assert fit("aaaa " * 20, open_clip_limit(tmp_path)) == ("aaaa aaaa aaaa aaaa", True)
+
+
+def test_the_tokenizer_of_a_hub_id_is_not_fetched_where_the_hub_is_off(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MissingWeights, match=r"nobody/no-such-generator is no folder here nor in .*--offline"):
+        open_clip_limit("nobody/no-such-generator")
 
 
 @given(words=st.lists(st.text("abc", min_size=1, max_size=30), min_size=1, max_size=40))
@@ -242,6 +258,14 @@ def pickled(folder):
 def test_what_cannot_be_used_is_one_line(tmp_path, prepare, error, message):
     with pytest.raises(error, match=message) as caught:
         CausalRewriter(prepare(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_its_tokenizer_is_one_line(llama, tmp_path):
+    for file in ("config.json", "model.safetensors", "generation_config.json"):
+        (tmp_path / file).write_bytes((llama / file).read_bytes())
+    with pytest.raises(InvalidOption, match=r"the rewriter: .* cannot be loaded: .*tokenizer") as caught:
+        CausalRewriter(tmp_path).load()
     assert "\n" not in str(caught.value)
 
 

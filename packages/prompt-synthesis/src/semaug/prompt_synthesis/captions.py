@@ -16,6 +16,7 @@ from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption
 from semaug.prompt_synthesis.model_folders import (
     ModelLocation,
+    check_vocabulary,
     free_device_memory,
     guarding_memory,
     loading,
@@ -178,6 +179,10 @@ class Blip2Captioner:
             self._loaded = _Blip2(self._location, self._device, self._dtype)
         return self._loaded
 
+    def load(self) -> None:
+        """Read the weights now; otherwise that happens at first use."""
+        self._open()
+
     def close(self) -> None:
         """Let go of the model and its device memory; the next image reads it again."""
         self._loaded = None
@@ -211,6 +216,7 @@ class _Blip2:
             # one backend, so that captions do not depend on whether torchvision is installed
             self._processor = AutoImageProcessor.from_pretrained(location.source, backend="pil", **options)
             self._tokenizer = AutoTokenizer.from_pretrained(location.source, **options)
+            check_vocabulary(self._tokenizer)
         self._model = model.to(device).eval()
         self._device, self._dtype = device, dtype
         generation = self._model.language_model.generation_config

@@ -31,8 +31,9 @@ class ModelLocation:
     revision: str | None = None
 
     def options(self) -> dict[str, Any]:
-        """What ``from_pretrained`` is told; without a network where the folder is local or the hub is off."""
-        return {"revision": self.revision, "local_files_only": self.folder is not None or hub_is_off()}
+        """What ``from_pretrained`` is told: no code from the model's files, and no network where none is needed."""
+        local = self.folder is not None or hub_is_off()
+        return {"revision": self.revision, "local_files_only": local, "trust_remote_code": False}
 
     @property
     def source(self) -> str:
@@ -155,6 +156,12 @@ def _not_fetched(location: ModelLocation, what: str, error: Exception) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
+
+
+def check_vocabulary(tokenizer: Any) -> None:
+    """Raise ``OSError`` for a tokenizer without words: transformers makes one where it finds no files."""
+    if len(tokenizer) < len(tokenizer.all_special_tokens) + 16:
+        raise OSError("its tokenizer's files are missing")
 
 
 def read_config(location: ModelLocation, what: str) -> Any:

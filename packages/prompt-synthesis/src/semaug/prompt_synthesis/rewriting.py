@@ -16,6 +16,7 @@ from semaug.artifacts.errors import InvalidOption
 from semaug.prompt_synthesis.endpoint import ChatEndpoint, Sampling
 from semaug.prompt_synthesis.model_folders import (
     ModelLocation,
+    check_vocabulary,
     free_device_memory,
     guarding_memory,
     loading,
@@ -220,6 +221,10 @@ class CausalRewriter:
             self._loaded = _CausalModel(self._location, self._device, self._dtype)
         return self._loaded
 
+    def load(self) -> None:
+        """Read the weights now; otherwise that happens at first use."""
+        self._open()
+
     def close(self) -> None:
         """Let go of the model and its device memory; the next caption reads it again."""
         self._loaded = None
@@ -252,6 +257,7 @@ class _CausalModel:
                 location.source, dtype=dtype, use_safetensors=True, **options
             )
             self._tokenizer = AutoTokenizer.from_pretrained(location.source, padding_side="left", **options)
+            check_vocabulary(self._tokenizer)
         self._model = model.to(device).eval()
         self._device = device
         generation = self._model.generation_config
@@ -259,7 +265,8 @@ class _CausalModel:
         ends = generation.eos_token_id
         self._ends = frozenset([ends] if isinstance(ends, int) else ends or [])
         if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
+            ended = self._tokenizer.eos_token or self._tokenizer.unk_token
+            self._tokenizer.pad_token = ended or self._tokenizer.convert_ids_to_tokens(0)
 
     def answer(self, prompts: list[str], max_new_tokens: int, sampling: SeededSampling) -> list[Answer]:
         """One answer a prompt, without the prompt."""

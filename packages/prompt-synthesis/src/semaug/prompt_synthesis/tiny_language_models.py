@@ -154,7 +154,7 @@ def fix_logits(opt: Any, favoured: dict[int, float]) -> None:
         table[token] = logit / table.shape[1]
 
 
-def save_clip_tokenizer(folder: Path) -> Any:
+def save_clip_tokenizer(folder: Path, length: int = 77) -> Any:
     """A CLIP tokenizer whose tokens are letters, in ``folder/tokenizer`` as a generator keeps it; returns it."""
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
@@ -162,6 +162,6 @@ def save_clip_tokenizer(folder: Path) -> Any:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=length)
     tokenizer.save_pretrained(folder / "tokenizer")
     return tokenizer

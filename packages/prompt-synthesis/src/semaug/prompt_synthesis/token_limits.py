@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from semaug.artifacts.errors import InvalidOption, MissingWeights
-from semaug.prompt_synthesis.model_folders import ModelLocation, folder_digest, loading
+from semaug.prompt_synthesis.model_folders import ModelLocation, check_vocabulary, folder_digest, loading
 
 CLIP_TOKENS = 77
 """CLIP's context, the begin and end tokens included."""
@@ -57,37 +58,57 @@ def _tokens_of(piece: str) -> int:
     return math.ceil(len(piece) / _LETTERS_A_TOKEN)
 
 
+@dataclass(frozen=True, slots=True)
 class ClipLimit:
-    """Exact counts by the generator's own tokenizer."""
+    """Exact counts by the generator's own tokenizer; ``open_clip_limit`` makes one. It can be pickled and compared.
 
-    def __init__(self, tokenizer: Any, limit: int = CLIP_TOKENS, digest: str | None = None) -> None:
-        """``limit`` is lowered to the tokenizer's own where that is less."""
-        self._tokenizer, self._digest = tokenizer, digest
-        self.limit = min(limit, int(tokenizer.model_max_length))
+    ``source`` is the tokenizer's folder, or a hub id with the ``subfolder`` in it.
+    """
+
+    source: str
+    subfolder: str = ""
+    revision: str | None = None
+    limit: int = CLIP_TOKENS
+    digest: str | None = None
 
     def count(self, text: str) -> int:
         """Tokens of the text, begin and end included."""
-        return len(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids) + 2
+        tokenizer = _tokenizer(self.source, self.subfolder, self.revision)
+        return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids) + 2
 
     def identity(self) -> dict[str, Any]:
-        """The limit and the digest of the tokenizer's files."""
-        return {"limit": self.limit, "tokens": self._digest or "counted"}
+        """The limit and the digest of the tokenizer's files, or its hub id."""
+        return {"limit": self.limit, "tokens": self.digest or self.source}
 
 
-def open_clip_limit(generator: Path) -> ClipLimit:
-    """The limit of a generator's folder: the tokenizer in its ``tokenizer`` folder, or in the folder itself.
-
-    Raises ``MissingWeights`` where there is none and ``InvalidOption`` for one that cannot be read.
-    """
-    folder = generator / "tokenizer" if (generator / "tokenizer").is_dir() else generator
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise MissingWeights(f"there is no CLIP tokenizer in {generator}; give the generator's folder")
-    location = ModelLocation(str(generator), folder)
+@cache
+def _tokenizer(source: str, subfolder: str, revision: str | None) -> Any:
+    folder = Path(source) if Path(source).is_dir() else None
+    location = ModelLocation(source, folder, revision)
     with loading(location, "the generator's tokenizer"):
         from transformers import CLIPTokenizer
 
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    return ClipLimit(tokenizer, digest=folder_digest(folder))
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder=subfolder, **location.options())
+        check_vocabulary(tokenizer)
+    return tokenizer
+
+
+def open_clip_limit(generator: str | Path, revision: str | None = None) -> ClipLimit:
+    """The limit of a generator: the tokenizer in its ``tokenizer`` folder, or in the folder itself; or of a hub id.
+
+    It is 77, or the tokenizer's own where that is less. Raises ``MissingWeights`` where there is none and
+    ``InvalidOption`` for one that cannot be read.
+    """
+    folder = Path(generator)
+    if folder.is_dir():
+        folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise MissingWeights(f"there is no CLIP tokenizer in {generator}; give the generator's folder")
+        place, digest = (str(folder), ""), folder_digest(folder)
+    else:
+        place, digest = (str(generator), "tokenizer"), None
+    limit = min(CLIP_TOKENS, int(_tokenizer(*place, revision).model_max_length))
+    return ClipLimit(*place, revision, limit, digest)
 
 
 def fit(text: str, limit: TokenLimit) -> tuple[str, bool]:
@@ -105,7 +126,7 @@ def fit(text: str, limit: TokenLimit) -> tuple[str, bool]:
 
 
 def _most(text: str, ends: list[int], limit: TokenLimit) -> int:
-    """The largest of ``ends`` at which the text fits, 0 for none; longer beginnings have no fewer tokens."""
+    """The largest of ``ends`` at which the text fits, 0 for none, if longer beginnings have no fewer tokens."""
     low, high = 0, len(ends)
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,6 +1,29 @@
-"""LMM-MPA and SASI: prompts, their post-processing, and visual prompts."""
+"""LMM-MPA and SASI: captions, rewrites, prompts and visual prompts; nothing here imports a model library."""
 
+from semaug.prompt_synthesis.captions import Blip2Captioner, Caption, Captioner, CaptionSettings
+from semaug.prompt_synthesis.endpoint import ChatEndpoint, EndpointError, Patience
 from semaug.prompt_synthesis.prompts import SEMANTIC_EXTRACTION_PROMPTS, clean_rewrite, rewriting_prompt
+from semaug.prompt_synthesis.rewriting import CausalRewriter, EndpointRewriter, Rewrite, Rewriter, RewriteSettings
+from semaug.prompt_synthesis.token_limits import open_clip_limit
 from semaug.prompt_synthesis.visual_prompts import mix_with_mask, noise_prompt
 
-__all__ = ["SEMANTIC_EXTRACTION_PROMPTS", "clean_rewrite", "mix_with_mask", "noise_prompt", "rewriting_prompt"]
+__all__ = [
+    "SEMANTIC_EXTRACTION_PROMPTS",
+    "Blip2Captioner",
+    "Caption",
+    "CaptionSettings",
+    "Captioner",
+    "CausalRewriter",
+    "ChatEndpoint",
+    "EndpointError",
+    "EndpointRewriter",
+    "Patience",
+    "Rewrite",
+    "RewriteSettings",
+    "Rewriter",
+    "clean_rewrite",
+    "mix_with_mask",
+    "noise_prompt",
+    "open_clip_limit",
+    "rewriting_prompt",
+]

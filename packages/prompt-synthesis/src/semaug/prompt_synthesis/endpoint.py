@@ -16,13 +16,14 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import SplitResult, urlsplit
-
-import httpx
 
 from semaug.artifacts.errors import InvalidOption, SemaugError
 from semaug.artifacts.files import writing
+
+if TYPE_CHECKING:
+    import httpx
 
 _AGAIN = frozenset({408, 409, 425, 429})
 _REMEDY = {
@@ -187,6 +188,8 @@ class ChatEndpoint:
         )
 
     def _once(self, body: str) -> ChatAnswer:
+        import httpx
+
         headers = {"Content-Type": "application/json"}
         key = self._key()
         if key:
@@ -219,6 +222,8 @@ class ChatEndpoint:
         return b"".join(parts).decode("utf-8", "replace")
 
     def _open(self) -> httpx.Client:
+        import httpx
+
         with _OPENING:
             if self._client is None:
                 shown = self._patience

@@ -121,6 +121,15 @@ class SimilarityTable:
         cosines = dict(zip(artifact.keys, artifact.column("cosine").tolist(), strict=True))
         return cls(cosines, artifact.digest, artifact.manifest.inputs.get("synthetic", ""))
 
+    def keeps(self, key: str, least: float) -> bool:
+        """Whether an image is at least as alike as ``least``, compared in the float32 that is stored.
+
+        Raises ``ArtifactError`` for an image that was not measured.
+        """
+        if key not in self.cosines:
+            raise ArtifactError(f"the similarity lacks {key!r}; run `semaug synth similarity` on these images")
+        return bool(np.float32(self.cosines[key]) >= np.float32(least))
+
     def require_images(self, table: SyntheticTable) -> None:
         """Raise ``ArtifactError`` unless it was measured on these synthetic images."""
         if self.synthetic != table.digest:

@@ -160,10 +160,7 @@ def plan_choices(
 def _judged(table: SyntheticTable, place: int, similarity: SimilarityTable | None, least: float | None) -> int:
     if similarity is None or least is None:
         return place
-    key = table.rows[place].key
-    if key not in similarity.cosines:
-        raise InvalidOption(f"the similarity lacks {key!r}; run `semaug synth similarity` again")
-    return place if similarity.cosines[key] >= least else REAL
+    return place if similarity.keeps(table.rows[place].key, least) else REAL
 
 
 class SyntheticPairs(PairSource):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,6 +37,7 @@ class KeyQueue(nn.Module):
         start = functional.normalize(torch.randn(size, dim, generator=generator), dim=1)
         self.register_buffer("keys", start)
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self._held: list[Tensor] | None = None
 
     @property
     def size(self) -> int:
@@ -57,6 +61,9 @@ class KeyQueue(nn.Module):
                 f"a batch of {len(keys)} keys is larger than the queue of {self.size}; "
                 "lower the batch size or lengthen the queue"
             )
+        if self._held is not None:
+            self._held.append(keys)
+            return
         places = (self.count + torch.arange(len(keys), device=self.keys.device)) % self.size
         self.keys.index_copy_(0, places, keys.detach().to(self.keys.dtype))
         self.count += len(keys)
@@ -91,3 +98,23 @@ class KeyQueue(nn.Module):
                 f"a queue of {self.size} keys is over half the data set of {items} items, so that an image's own keys "
                 f"come back as negatives; {remedy}"
             )
+
+
+@contextmanager
+def holding(queues: Iterable[KeyQueue]) -> Iterator[None]:
+    """Keys enter no queue within, so that several losses of one batch see the same keys and none of that batch.
+
+    At the end each queue takes what it was given first: one key an image, as of one loss.
+    """
+    chosen = list(queues)
+    for queue in chosen:
+        queue._held = []
+    try:
+        yield
+    finally:
+        given = [queue._held or [] for queue in chosen]
+        for queue in chosen:
+            queue._held = None
+    for queue, keys in zip(chosen, given, strict=True):
+        if keys:
+            queue.enqueue(keys[0])

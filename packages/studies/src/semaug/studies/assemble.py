@@ -118,8 +118,10 @@ def train(
     recipe = training_recipe(plan.method, plan.recipe)
     pairs, hardware = pairs_of(plan), hardware or Hardware()
     items, transform = _views(plan, pairs, hardware)
+    method = method_of(plan, pairs)
+    method.pairing = pairs.pairing
     return pretrain(
-        method_of(plan),
+        method,
         items,
         out=out,
         steps=plan.steps,
@@ -170,8 +172,11 @@ def _views(plan: TrainingPlan, pairs: PairSource, hardware: Hardware) -> tuple[A
     return RawPairs(pairs), DeviceViews(pairs.views)
 
 
-def method_of(plan: TrainingPlan) -> Method:
-    """The method of a plan on a new encoder; raises ``InvalidOption`` for an unknown method, recipe or parameter."""
+def method_of(plan: TrainingPlan, pairs: PairSource | None = None) -> Method:
+    """The method of a plan on a new encoder; raises ``InvalidOption`` for an unknown method, recipe or parameter.
+
+    ``pairs`` are those of the plan, where they are at hand.
+    """
     from semaug.ssl_methods import METHODS, build_encoder, initialise
     from semaug.ssl_methods.presets import method_options, training_recipe
 
@@ -189,17 +194,16 @@ def method_of(plan: TrainingPlan) -> Method:
         initialise(encoder, plan.init, format=plan.init_format)
     own = {**recipe.hyperparameters, **plan.hyperparameters}
     if kind.reads_labels:
-        own["labels"] = _labels(plan)
+        own["labels"] = _labels(open_source(plan.images) if pairs is None else pairs.source)
     return kind.assemble(encoder, seed=plan.seed, **own)
 
 
-def _labels(plan: TrainingPlan) -> Any:
+def _labels(source: ImageSource) -> Any:
     """The labels of all images; raises ``InvalidOption`` where there are none."""
     from semaug.artifacts.sources.base import labels_of
 
-    source = open_source(plan.images)
     if not source.class_names:
-        raise InvalidOption(f"{plan.method} reads labels and {source.spec} has none; give images in class folders")
+        raise InvalidOption(f"the method reads labels and {source.spec} has none; give images in class folders")
     return labels_of(source)
 
 

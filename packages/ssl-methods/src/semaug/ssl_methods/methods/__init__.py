@@ -14,6 +14,7 @@ from semaug.ssl_methods.methods.moco_v2plus import MoCoV2Plus
 from semaug.ssl_methods.methods.moco_v3 import MoCoV3
 from semaug.ssl_methods.methods.simclr import SimCLR
 from semaug.ssl_methods.methods.simsiam import SimSiam
+from semaug.ssl_methods.methods.stablerep import StableRep
 from semaug.ssl_methods.methods.supcon import SupCon
 from semaug.ssl_methods.methods.swav import SwAV
 from semaug.ssl_methods.methods.vicreg import VICReg
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
     "dino": DINO,
     "mae": MAE,
     "supcon": SupCon,
+    "stablerep": StableRep,
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "MoCoV3",
     "SimCLR",
     "SimSiam",
+    "StableRep",
     "SupCon",
     "SwAV",
     "VICReg",

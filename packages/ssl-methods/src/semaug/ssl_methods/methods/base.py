@@ -25,6 +25,9 @@ are lost on resume.
 **Views.** ``views`` says how many the method takes. Each is (B, 3, S, S), or (B, D) for tables, row i of all from one
 item; the global views come first, smaller local ones after them.
 
+A pair source of more than two streams says in ``pairing`` which of them are positives. A method of two views then takes
+the mean over these pairs of views, whose keys enter its queues once; one that takes more views sees all of them.
+
 **Parallel.** Every rank holds an equal share of the batch and returns its own loss, and DistributedDataParallel takes
 the mean of gradients; a loss gathers what it needs itself (``gathering.py``), so that loss and gradient equal those of
 one process. Every parameter that requires a gradient must receive one at every step: to hold one back, cancel its
@@ -46,6 +49,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -53,6 +57,7 @@ from semaug.artifacts.errors import InvalidOption
 from semaug.ssl_methods.encoder import Encoder
 from semaug.ssl_methods.heads import ProjectorSpec
 from semaug.ssl_methods.optimizers import OptimizerSettings, parameter_groups
+from semaug.ssl_methods.queues import KeyQueue, holding
 
 Settings = dict[str, float | int | str | bool | None]
 
@@ -97,6 +102,7 @@ class Method(nn.Module, ABC):
         self.encoder = encoder
         self.step, self.steps = 0, 1
         self.items: Tensor | None = None
+        self.pairing: tuple[tuple[int, int], ...] = ()
         self.predictor = None  # an attribute of the class would hide the module of this name
         if self.default_projector is not None and encoder.projector is None:
             raise InvalidOption(
@@ -111,8 +117,11 @@ class Method(nn.Module, ABC):
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         """Scalars of one batch of views; ``loss`` is minimised, the others are only logged.
 
-        Raises ``InvalidOption`` for a number of views that the method does not take, or of differing lengths.
+        With ``pairing`` they are means over its pairs of views, unless the method takes as many views. Raises
+        ``InvalidOption`` for a number of views that the method does not take, or of differing lengths.
         """
+        if self.pairing and not self.views.admits(len(views)):
+            return self._over_pairs(views)
         if not self.views.admits(len(views)):
             raise InvalidOption(
                 f"{self.name} takes {self.views} of an image, got {len(views)}; give it a pair source of as many"
@@ -120,6 +129,17 @@ class Method(nn.Module, ABC):
         if len({len(v) for v in views}) > 1:
             raise InvalidOption(f"views have {[len(v) for v in views]} rows; every view needs one row an item")
         return self.scalars(views)
+
+    def _over_pairs(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
+        named = 1 + max(view for pair in self.pairing for view in pair)
+        if len(views) != named or not self.views.admits(2):
+            raise InvalidOption(
+                f"{self.name} takes {self.views} and the pairs {self.pairing} of {named} views, got {len(views)}; "
+                "leave local views out, or take another method"
+            )
+        with holding(module for module in self.modules() if isinstance(module, KeyQueue)):
+            found = [self.scalars([views[first], views[second]]) for first, second in self.pairing]
+        return {name: torch.stack([scalars[name] for scalars in found]).mean() for name in found[0]}
 
     @abstractmethod
     def scalars(self, views: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -51,6 +51,10 @@ def test_drawn_prompts_are_the_golden_texts():
         line.split(" → ")[0] for line in GOLDEN_REWRITING.splitlines()[1:-1]
     ]
     assert drawn_prompt("none", "a cat on a mat", "a.jpg", 1, seed=0) == (GOLDEN_NONE, ())
+    assert REWRITING_HEADERS["expansion"] == (
+        "You are a helpful, respectful and honest assistant. You can imagine what else is in a picture and add it to "
+        "the description. Answer with the new description only. I will give you a few examples:"
+    )
     expanded, _ = drawn_prompt("expansion", "a cat", "a.jpg", 1, seed=0)
     assert expanded.startswith(REWRITING_HEADERS["expansion"] + "\n")
     assert len(expanded.splitlines()) == 7

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,20 @@ def test_the_identity_names_what_decides(llama, clip):
     assert str(llama.parent) not in json.dumps(first)
     for other in (SAMPLED, RewriteSettings(kind="none"), RewriteSettings(limit=clip), RewriteSettings(examples=3)):
         assert CausalRewriter(llama, other).identity() != first
+
+
+def test_a_model_in_the_hubs_cache_is_found_by_its_id(llama, monkeypatch, tmp_path):
+    model, commit = tmp_path / "models--nobody--tiny-llama", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(llama, model / "snapshots" / commit)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(commit)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = CausalRewriter("nobody/tiny-llama", SAMPLED)
+    for name in (None, "main", commit):
+        identity = CausalRewriter("nobody/tiny-llama", SAMPLED, revision=name).identity()
+        assert (identity["model"], identity["revision"]) == ("nobody/tiny-llama", commit)
+    assert found.rewrite(CAPTIONS, KEYS, DRAWS, 0) == CausalRewriter(llama, SAMPLED).rewrite(CAPTIONS, KEYS, DRAWS, 0)
 
 
 def bert(folder):

@@ -48,7 +48,7 @@ class ModelLocation:
                 "revision": self.revision,
                 "digest": folder_digest(self.folder),
             }
-        return {"model": self.name, "revision": self.revision or _cached_revision(self.name), "digest": None}
+        return {"model": self.name, "revision": _commit(self.name, self.revision), "digest": None}
 
 
 def hub_is_off() -> bool:
@@ -117,12 +117,12 @@ def _digest_of(folder: Path, stamps: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def _cached_revision(name: str) -> str | None:
-    """The commit of a hub model that the local cache holds; None before it was fetched."""
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit of a hub model in the local cache; what was asked for where it was not fetched yet."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, "config.json")
-    return Path(found).parent.name if isinstance(found, str) else None
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else revision
 
 
 @contextmanager

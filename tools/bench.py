@@ -31,6 +31,7 @@ MODULES = (
     "bench_geometry",
     "bench_methods",
     "bench_texts",
+    "bench_generators",
     "bench_cli",
 )
 REPEATS, QUICK_REPEATS = 9, 5

@@ -288,6 +288,8 @@ def test_a_map_checks_itself():
         PanopticMap(ids, ())
     with pytest.raises(ValueError, match=r"the ids \[0, 0\]"):
         PanopticMap(ids, (Segment(0, "sky"), Segment(0, "tree")))
+    with pytest.raises(ValueError, match="0 or more"):
+        PanopticMap(ids - 2, (Segment(-2, "sky"),))
     with pytest.raises(ValueError, match="expected int32"):
         PanopticMap(ids.astype(np.int64), (Segment(0, "sky"),))
 

@@ -47,23 +47,23 @@ class PanopticMap:
         if self.ids.ndim != 2 or self.ids.dtype != np.int32:
             raise ValueError(f"ids are {self.ids.dtype} {self.ids.shape}, expected int32 (height, width)")
         named = [segment.id for segment in self.segments]
-        if len(set(named)) != len(named) or NOTHING in named:
-            raise ValueError(f"the segments have the ids {named}; give each its own, none {NOTHING}")
-        strange = np.setdiff1d(self.ids, [*named, NOTHING])
-        if strange.size:
-            raise ValueError(f"the map holds the id {strange[0]}, which no segment has; name it or use {NOTHING}")
+        if len(set(named)) != len(named) or min(named, default=0) < 0:
+            raise ValueError(f"the segments have the ids {named}; give each its own, 0 or more")
+        known = np.isin(self.ids, [*named, NOTHING])
+        if not known.all():
+            raise ValueError(
+                f"the map holds the id {self.ids[~known][0]}, which no segment has; use {NOTHING} for none"
+            )
 
     def classes(self, more: Mapping[str, str] | None = None) -> Classes:
         """ADE20K's class of every pixel, uint8 (height, width), ``UNLABELLED`` for none.
 
         ``more`` maps further labels to ADE20K's names. Raises ``InvalidOption`` for a label nobody knows.
         """
-        named = sorted((segment.id, class_of(segment.label, more)) for segment in self.segments)
-        if not named:
-            return np.full(self.ids.shape, UNLABELLED, np.uint8)
-        ids, classes = (np.array(column) for column in zip(*named, strict=True))
-        place = np.minimum(np.searchsorted(ids, self.ids), len(ids) - 1)
-        return np.where(ids[place] == self.ids, classes[place], UNLABELLED).astype(np.uint8)
+        table = np.full(max((segment.id for segment in self.segments), default=NOTHING) + 2, UNLABELLED, np.uint8)
+        for segment in self.segments:
+            table[segment.id + 1] = class_of(segment.label, more)
+        return table[self.ids + 1]
 
 
 def palette_image(found: PanopticMap, more: Mapping[str, str] | None = None) -> Colours:

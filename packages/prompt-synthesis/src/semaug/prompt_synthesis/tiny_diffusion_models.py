@@ -7,6 +7,8 @@ from typing import Any
 
 SIDE = 32
 """Pixels of the images that the tiny pipelines make."""
+CHANNELS = 8, 16
+"""Channels of their two levels."""
 
 
 def _tokenizer() -> Any:
@@ -27,21 +29,21 @@ def _text_encoder(width: int, projected: bool = False) -> Any:
     return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
 
 
-def _unet(width: int, **more: Any) -> Any:
+def _unet(width: int, channels: tuple[int, int] = CHANNELS, **more: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        block_out_channels=(8, 16), layers_per_block=1, sample_size=SIDE // 2, in_channels=4, out_channels=4,
+        block_out_channels=channels, layers_per_block=1, sample_size=SIDE // 2, in_channels=4, out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=width, attention_head_dim=4, norm_num_groups=4, **more,
     )  # fmt: skip
 
 
-def _vae() -> Any:
+def _vae(channels: tuple[int, int] = CHANNELS) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(8, 16), in_channels=3, out_channels=3, latent_channels=4, norm_num_groups=4,
+        block_out_channels=channels, in_channels=3, out_channels=3, latent_channels=4, norm_num_groups=4,
         down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2, sample_size=SIDE,
     )  # fmt: skip
 
@@ -70,7 +72,9 @@ def _safety_checker() -> tuple[Any, Any]:
     return StableDiffusionSafetyChecker(config), processor
 
 
-def save_stable_diffusion(folder: Path, width: int = 32, seed: int = 0, safety: str = "none") -> None:
+def save_stable_diffusion(
+    folder: Path, width: int = 32, seed: int = 0, safety: str = "none", channels: tuple[int, int] = CHANNELS
+) -> None:
     """A Stable Diffusion; ``safety`` is none, or a checker that always or never finds something."""
     import torch
     from diffusers import StableDiffusionPipeline
@@ -84,7 +88,7 @@ def save_stable_diffusion(folder: Path, width: int = 32, seed: int = 0, safety: 
         checker.concept_embeds.data.normal_()
         checker.special_care_embeds.data.normal_()
     pipeline: Any = StableDiffusionPipeline(
-        vae=_vae(), text_encoder=_text_encoder(width), tokenizer=_tokenizer(), unet=_unet(width),
+        vae=_vae(channels), text_encoder=_text_encoder(width), tokenizer=_tokenizer(), unet=_unet(width, channels),
         scheduler=_scheduler(), safety_checker=checker, feature_extractor=processor,
         requires_safety_checker=checker is not None,
     )  # fmt: skip
@@ -109,14 +113,14 @@ def save_sdxl(folder: Path, seed: int = 0) -> None:
     pipeline.save_pretrained(folder)
 
 
-def save_controlnet(folder: Path, width: int = 32, seed: int = 0) -> None:
+def save_controlnet(folder: Path, width: int = 32, seed: int = 0, channels: tuple[int, int] = CHANNELS) -> None:
     """A ControlNet for the tiny Stable Diffusion, its last layers random instead of zero, so that it acts."""
     import torch
     from diffusers import ControlNetModel
 
     torch.manual_seed(seed)
     net: Any = ControlNetModel(
-        block_out_channels=(8, 16), layers_per_block=1, in_channels=4, norm_num_groups=4, attention_head_dim=4,
+        block_out_channels=channels, layers_per_block=1, in_channels=4, norm_num_groups=4, attention_head_dim=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=width,
         conditioning_embedding_out_channels=(4, 8),
     )  # fmt: skip

@@ -60,7 +60,8 @@ def of_the_library(folder: Path, tokens: int) -> list[str]:
         else:
             ids = tokenizer(prompt, return_tensors="pt").input_ids
         out = model.generate(ids, max_new_tokens=tokens, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
-        said.append(tokenizer.decode(out, skip_special_tokens=True))
+        text = tokenizer.decode(out, skip_special_tokens=True)
+        said.append(text if tokenizer.chat_template else text.split("\n")[0])
     return [fit(clean_rewrite(text), EstimatedLimit())[0] for text in said]
 
 
@@ -128,20 +129,27 @@ def test_a_temperature_of_nothing_takes_the_likeliest():
     assert SeededSampling([1], 0.0, 0.5)(scores, scores).argmax().item() == 1
 
 
-def test_a_row_is_done_when_a_line_ends_after_something():
+def test_a_row_is_done_when_its_line_ends():
     tokenizer = tiny_tokenizer()
-    ends = LineEnds(tokenizer, 1)
     newline, letter = (tokenizer(text, add_special_tokens=False).input_ids[0] for text in ("\n", "x"))
-    done = [ends(torch.tensor([[0, a], [0, b]]), None).tolist() for a, b in [(newline, letter), (letter, newline)]]
-    assert done == [[False, False], [False, True]]
-    assert ends(torch.tensor([[0, newline], [0, letter]]), None).tolist() == [True, False]
+    rows = torch.tensor([[newline, letter], [letter, newline]])
+    assert LineEnds(tokenizer)(rows, None).tolist() == [False, True]
+
+
+def test_a_line_end_first_is_an_empty_answer_and_asked_again(tmp_path):
+    newline = tiny_tokenizer()("\n", add_special_tokens=False).input_ids[0]
+    save_fixed_opt(tmp_path, {newline: 50.0})
+    settings = RewriteSettings(max_new_tokens=30, max_attempts=2)
+    found = CausalRewriter(tmp_path, settings).rewrite(CAPTIONS, KEYS, DRAWS, 0)
+    assert [(r.text, r.flagged, r.attempts) for r in found] == [(caption, True, 2) for caption in CAPTIONS]
 
 
 def test_generation_ends_with_the_line(tmp_path):
     tokenizer = tiny_tokenizer()
     newline, letter = (tokenizer(text, add_special_tokens=False).input_ids[0] for text in ("\n", "x"))
     save_fixed_opt(tmp_path, {newline: 50.0, letter: 50.0})
-    found = CausalRewriter(tmp_path, RewriteSettings(max_new_tokens=60)).rewrite(CAPTIONS, KEYS, DRAWS, 0)
+    settings = RewriteSettings(max_new_tokens=60, max_attempts=20)
+    found = CausalRewriter(tmp_path, settings).rewrite(CAPTIONS, KEYS, DRAWS, 0)
     assert all(set(r.text) == {"x"} and not r.truncated for r in found)
     save_fixed_opt(tmp_path, {letter: 50.0})
     found = CausalRewriter(tmp_path, RewriteSettings(max_new_tokens=6)).rewrite(CAPTIONS, KEYS, DRAWS, 0)

@@ -281,9 +281,11 @@ class _CausalModel:
                 max_new_tokens=max_new_tokens,
                 pad_token_id=self._tokenizer.pad_token_id,
                 logits_processor=[sampling],
-                stopping_criteria=[] if talks else [LineEnds(self._tokenizer, length)],
+                stopping_criteria=[] if talks else [LineEnds(self._tokenizer)],
             )[:, length:]
         said = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        if not talks:  # the second line is a continued list: the model's own source and target
+            said = [text[: text.find("\n") + 1] or text for text in said]
         return [(text, bool(self._ends.intersection(row))) for text, row in zip(said, tokens.tolist(), strict=True)]
 
     def _inputs(self, prompts: list[str]) -> tuple[dict[str, Tensor], bool]:

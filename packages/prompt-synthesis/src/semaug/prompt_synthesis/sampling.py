@@ -59,22 +59,15 @@ def check_sampling(temperature: float, top_p: float) -> None:
 
 
 class LineEnds:
-    """A stopping criterion: a row is done when a line end follows something that is not blank."""
+    """A stopping criterion: a row is done with its first token that holds a line end."""
 
-    def __init__(self, tokenizer: Any, prompt_length: int) -> None:
-        """``prompt_length``: how many tokens of a row came from the prompt."""
-        self._tokenizer, self._start = tokenizer, prompt_length
-        self._said: list[bool] = []
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         """Whether each row is done: bool, shape (rows,)."""
-        self._said = self._said or [False] * len(input_ids)
         last = self._tokenizer.batch_decode(input_ids[:, -1:])
-        done = []
-        for row, text in enumerate(last):
-            self._said[row] = self._said[row] or bool(text.split("\n")[0].strip())
-            done.append(self._said[row] and "\n" in text)
-        return input_ids.new_tensor(done).bool()
+        return input_ids.new_tensor(["\n" in text for text in last]).bool()
 
 
 def _float32() -> Any:

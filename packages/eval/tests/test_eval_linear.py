@@ -332,3 +332,12 @@ def test_short_passes_take_one_thread_and_give_the_others_back(monkeypatch):
         assert (seen, torch.get_num_threads()) == ([1, 2], 2)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_test_images_of_the_training_set_are_told() -> None:
+    train, test = blobs(120, 0), blobs(60, 1)
+    assert not any("lie in the training set" in note for note in evaluate_linear(train, test).warnings)
+    values = np.concatenate([train.features[:20] * np.float32(1 + 1e-6), test.features[20:]])
+    labels = np.concatenate([train.labels[:20], test.labels[20:]])
+    leaked = relabel(replace(test, features=values), labels)
+    assert any("20 of 60 test images lie in the training set" in n for n in evaluate_linear(train, leaked).warnings)

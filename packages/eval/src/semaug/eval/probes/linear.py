@@ -23,6 +23,7 @@ from semaug.eval.features import Features
 from semaug.eval.measures import Measure
 from semaug.eval.probes.logistic import HELD, PENALTIES, Classifier, LbfgsSettings, fit_lbfgs
 from semaug.eval.splits import LabelledPair, labelled_pair, selection_split
+from semaug.eval.subsets import overlap_warning
 
 LEARNING_RATES = (0.1, 0.3, 1.0, 3.0)
 PAPER_LEARNING_RATE = 0.3
@@ -106,10 +107,8 @@ def evaluate_linear(
     chosen, scores, start, notes = _choose(pair, settings.choices, solve, seed)
     classifier = solve(pair.train.features, pair.train.labels, (chosen,), start=start)[0]
     top1, top5, per_class = _score(classifier, pair)
-    n, solver = len(pair.test), solve.name
-    return LinearResult(
-        solver, top1, top5, n, chosen, scores, per_class, pair.train.class_names, classifier, pair.warnings + notes
-    )
+    n, solver, notes = len(pair.test), solve.name, pair.warnings + overlap_warning(pair) + notes
+    return LinearResult(solver, top1, top5, n, chosen, scores, per_class, pair.train.class_names, classifier, notes)
 
 
 def _choose(

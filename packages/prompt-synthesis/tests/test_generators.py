@@ -204,10 +204,13 @@ def test_identity_names_what_decides_the_images_and_no_path(models, tmp_path):
     assert changed["base"]["digest"] != make(models, "text2img").identity()["base"]["digest"]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' Euler schedulers hand numpy a tensor
 def test_the_scheduler_can_be_replaced(models):
     ancestral = make(models, "img2img", settings=GenerationSettings(steps=3, size=32, scheduler="DDPMScheduler"))
     assert ancestral.identity()["scheduler"] == "DDPMScheduler"
     np.testing.assert_array_equal(images_of(ancestral), images_of(ancestral))
+    turbo = GenerationSettings(steps=1, size=32, guidance=0.0, scheduler="EulerAncestralDiscreteScheduler")
+    np.testing.assert_array_equal(*(images_of(make(models, "text2img", "xl", settings=turbo)) for _ in range(2)))
     with pytest.raises(InvalidOption, match="no scheduler 'Nonsense'"):
         make(models, "img2img", settings=GenerationSettings(steps=3, size=32, scheduler="Nonsense"))
 
@@ -260,6 +263,10 @@ def damage(models: Path, folder: Path, how: str) -> tuple[str, Path | str, Path 
     elif how == "no pipeline of diffusers":
         index = json.loads((sd / "model_index.json").read_text())
         (sd / "model_index.json").write_text(json.dumps({**index, "_class_name": "NoSuchPipeline"}))
+    elif how == "code of its own":
+        index = json.loads((sd / "model_index.json").read_text())
+        (sd / "model_index.json").write_text(json.dumps({**index, "unet": ["own_unet", "OwnUNet"]}))
+        (unet / "own_unet.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass OwnUNet: pass\n")
     return {
         "one part": ("text2img", sd / "unet", None),
         "a file": ("text2img", sd / "model_index.json", None),
@@ -281,6 +288,7 @@ def damage(models: Path, folder: Path, how: str) -> tuple[str, Path | str, Path 
         ("one part", "unet holds no model_index.json"),
         ("a file", "is a file; give the folder"),
         ("a pipeline as ControlNet", "is a AutoencoderKL, not a ControlNet"),
+        ("code of its own", "cannot be loaded as a generator"),
         ("no ControlNet", "needs a ControlNet"),
         ("a ControlNet too many", "img2img takes no ControlNet"),
         ("nothing there", "there is no folder"),
@@ -292,6 +300,20 @@ def test_models_that_do_not_work_are_one_line(models, tmp_path, how, message):
     with pytest.raises((InvalidOption, MissingWeights), match=message) as caught:
         open_generator(kind, model, net, settings=SETTINGS)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_precision_are_found_by_their_variant(models, tmp_path):
+    import diffusers
+
+    diffusers.ControlNetModel.from_pretrained(models / "net").save_pretrained(tmp_path / "net", variant="fp16")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(models / "sd", use_safetensors=True)
+    pipeline.save_pretrained(tmp_path / "sd", variant="fp16")
+    for net in (tmp_path / "net", models / "net"):
+        found = open_generator("controlnet", tmp_path / "sd", net, SETTINGS, batch_size=2, variant="fp16")
+        np.testing.assert_array_equal(images_of(found), images_of(make(models, "controlnet")))
+    with pytest.raises(InvalidOption, match="cannot be loaded"):
+        open_generator("text2img", tmp_path / "sd", settings=SETTINGS)
 
 
 def test_a_hub_id_without_network_is_one_line(monkeypatch):

@@ -47,7 +47,7 @@ def open_generator(
     base = _fetch(_locate_pipeline(model, revision), variant)
     folder = _folder_of(base)
     components = _components(folder)
-    net = _open_controlnet(kind, controlnet, folder, components, resolve_dtype(dtype, device))
+    net = _open_controlnet(kind, controlnet, folder, components, resolve_dtype(dtype, device), variant)
     options: dict[str, Any] = {"controlnet": net[0]} if net else {}
     if not safety_checker and "safety_checker" in components:
         options |= {"safety_checker": None, "requires_safety_checker": False}
@@ -116,7 +116,12 @@ def _components(folder: Path) -> Mapping[str, Any]:
 
 
 def _open_controlnet(
-    kind: str, model: str | os.PathLike[str] | None, base: Path, components: Mapping[str, Any], dtype: Any
+    kind: str,
+    model: str | os.PathLike[str] | None,
+    base: Path,
+    components: Mapping[str, Any],
+    dtype: Any,
+    variant: str | None,
 ) -> tuple[Any, ModelLocation] | None:
     """The ControlNet and where it is; None where the kind takes none or the pipeline's folder has its own."""
     if not KINDS[kind].control:
@@ -128,20 +133,24 @@ def _open_controlnet(
             return None
         raise InvalidOption(f"{kind} needs a ControlNet for ADE20K segmentations; give its folder or hub id")
     location = locate_model(model, _CONTROLNET)
+    if location.folder is not None and not any(location.folder.glob(f"*.{variant}*.safetensors")):
+        variant = None  # the net's files are plain ones
     with _opening(location.name, missing=location.folder is None):
-        from diffusers import AutoModel, ControlNetModel
+        import diffusers
 
-        config = ControlNetModel.load_config(location.source, **location.options())
+        config = diffusers.ControlNetModel.load_config(location.source, **location.options())
         _check_widths(location.name, config, base)
-        return AutoModel.from_pretrained(
-            location.source, dtype=dtype, use_safetensors=True, **location.options()
-        ), location
+        options = {"dtype": dtype, "variant": variant, "use_safetensors": True, **location.options()}
+        return getattr(diffusers, config["_class_name"]).from_pretrained(location.source, **options), location
 
 
 def _check_widths(name: str, config: Mapping[str, Any], base: Path) -> None:
     """Raise ``InvalidOption`` for a net that is no ControlNet, or that reads texts of another width than the base."""
-    if "ControlNet" not in str(config.get("_class_name")):
-        raise InvalidOption(f"{name} is a {config.get('_class_name')}, not a ControlNet; give a ControlNet's folder")
+    import diffusers
+
+    named = str(config.get("_class_name"))
+    if "ControlNet" not in named or not hasattr(diffusers, named):
+        raise InvalidOption(f"{name} is a {named}, not a ControlNet that diffusers has; give a ControlNet's folder")
     path = base / "unet" / "config.json"
     width = config.get("cross_attention_dim")
     if not path.is_file() or width is None:

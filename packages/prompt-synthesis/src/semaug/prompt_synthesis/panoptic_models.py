@@ -138,13 +138,12 @@ def _processor(location: ModelLocation, config: Any) -> Any:
     """The image processor, with OneFormer's task tokenizer. Always Pillow's, so that no install changes the maps."""
     from transformers import AutoImageProcessor, AutoTokenizer, OneFormerProcessor
 
+    options = {"trust_remote_code": False, **location.options()}
     if config.model_type != "oneformer":
-        return AutoImageProcessor.from_pretrained(location.source, backend="pil", **location.options())
+        return AutoImageProcessor.from_pretrained(location.source, backend="pil", **options)
     # its list of class names serves training alone, and would be fetched from another repository
-    images = AutoImageProcessor.from_pretrained(
-        location.source, backend="pil", class_info_file=None, **location.options()
-    )
-    tokenizer = AutoTokenizer.from_pretrained(location.source, **location.options())
+    images = AutoImageProcessor.from_pretrained(location.source, backend="pil", class_info_file=None, **options)
+    tokenizer = AutoTokenizer.from_pretrained(location.source, **options)
     return OneFormerProcessor(images, tokenizer, task_seq_length=config.task_seq_len)
 
 

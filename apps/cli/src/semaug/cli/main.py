@@ -16,6 +16,7 @@ COMMANDS = {
     "guide": ("guide:group", "Extract, exchange and look at boxes and masks."),
     "views": ("views:group", "Show the view pairs of a variant, or write guided crops to disk."),
     "pairs": ("pairs:group", "Propose, curate, build and check semantic pairs."),
+    "synth": ("synth:group", "Generate synthetic positives: caption, rewrite, segment, generate, compare."),
     "pretrain": ("pretrain:group", "Train an encoder on positive pairs."),
     "eval": ("evaluate:group", "Evaluate an encoder: linear probe, kNN, everything."),
 }

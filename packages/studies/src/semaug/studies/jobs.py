@@ -14,6 +14,8 @@ from semaug.studies.assemble import TrainingPlan, embed_run, train
 from semaug.studies.evaluation import measures, ran_on, run_knn, run_linear, write_results
 
 TEST_FEATURES = "test_features.npz"
+_PAIR_ARTIFACTS = {"pairs": "semantic", "synthetic": "synthetic", "similarity": "similarity"}
+"""Role in a job's description -> the pair option that names the artifact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,11 @@ class TrainAndScore:
         content = {role: inputs_of(open_source(spec)) for role, spec in places.items()}
         guidance = Artifact.open(self.plan.guidance, "guidance").digest if self.plan.guidance else None
         plan = {"plan": self.plan.describe(), "content": content, "guidance": guidance, "kept": self.keep_features}
-        pairs = self.plan.pair_options.get("semantic")
-        return plan | ({"pairs": Artifact.open(pairs, "pairs").digest} if pairs is not None else {})
+        return plan | {
+            role: Artifact.open(path).digest
+            for role, option in _PAIR_ARTIFACTS.items()
+            if (path := self.plan.pair_options.get(option)) is not None
+        }
 
     def run(self, on_progress: OnProgress) -> dict[str, Any]:
         """Train (or go on), embed, score; returns the measures."""

@@ -29,7 +29,9 @@ from semaug.cli.console import (
 
 PAIRS = (
     "standard", "duplicated", "guided", "cross", "inflated", "center", "random_box", "shuffled_box", "self", "semantic",
+    "synthetic", "adainf",
 )  # fmt: skip
+MODES = ("a", "b", "c", "d", "e", "f", "g", "h", "g-pool", "h-distinct", "mix", "direct")
 PRESETS = (
     "symmetric", "symmetric_weak", "asymmetric_cifar", "asymmetric_imagenet", "vicreg_cifar", "byol",
     "adainf_symmetric", "adainf_asymmetric", "crop_flip", "identity",
@@ -40,7 +42,8 @@ TRANSFORMS = (
 EXPORT_FORMATS = ("torchvision", "timm", "onnx", "detectron2")
 INIT_FORMATS = ("auto", "semaug", "torchvision", "timm", "lightly", "solo", "moco", "dino")
 PAIR_OPTIONS = (
-    "preset", "transforms", "rotation", "semantic", "crop", "scale", "box_scale", "margin", "tau", "tau_mask",
+    "preset", "transforms", "rotation", "semantic", "synthetic", "mode", "direct_views", "similarity", "min_similarity",
+    "generated", "real_copies", "crop", "scale", "box_scale", "margin", "tau", "tau_mask",
     "centre_beta", "p_guided", "guided_views", "box_select", "box_scope", "mask_mode", "copies", "materialized",
     "local_views", "local_size", "local_scale", "guided_locals",
 )  # fmt: skip
@@ -99,6 +102,17 @@ SHARED = (
     click.option(
         "--semantic", type=click.Path(exists=True), help="The set of pairs for `semantic`, by `semaug pairs build`."
     ),
+    click.option("--synthetic", type=click.Path(exists=True), help="Images of `semaug synth run`, for `synthetic`."),
+    click.option("--mode", type=click.Choice(MODES), help="How they meet real images (a)."),
+    click.option("--direct-views", type=click.IntRange(2), help="Images of one caption in an item of `direct` (2)."),
+    click.option("--similarity", type=click.Path(exists=True), help="Cosines of `semaug synth similarity`."),
+    click.option(
+        "--min-similarity",
+        type=click.FloatRange(-1, 1),
+        help="Below it the real image stands in for the synthetic one.",
+    ),
+    click.option("--generated", help="Generated images, for `adainf` (any image source)."),
+    click.option("--real-copies", type=click.IntRange(1), help="Times each real image is seen for `adainf` (10)."),
     click.option(
         "--crop", type=click.Choice(["inside", "cover", "box_as_view"]), help="How a guided crop relates to the box."
     ),

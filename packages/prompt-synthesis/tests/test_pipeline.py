@@ -444,6 +444,8 @@ def test_kept_images_can_be_smaller_and_compressed(models, source, captions, tmp
     generate(source, tmp_path / "s", models, captions, plan=GenerationPlan(store_size=16, layout="jpeg", quality=80))
     images = open_source(tmp_path / "s")
     assert images.read(0).shape == (16, 16, 3)
+    generate(source, tmp_path / "o", models, captions, plan=GenerationPlan(store_size=14, shape="original"))
+    assert open_source(tmp_path / "o").read(0).shape == (14, 18, 3)
     assert "encoded" in Artifact.open(tmp_path / "s").shard(0)
     assert verify(tmp_path / "s").problems == ()
 

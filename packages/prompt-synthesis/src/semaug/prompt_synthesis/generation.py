@@ -49,9 +49,10 @@ class GenerationPlan:
     """What is generated of every image, and how it is kept.
 
     ``n_sem`` rewritings and ``n_vp`` augmented visual prompts are added to the plain image, or crossed (``counting``:
-    see ``plan_slots``); ``repeats`` images of each differ by their seed alone. ``store_size`` is the side of what is
-    kept, in pixels (that of what is generated). ``layout`` is `raw`, `jpeg` of ``quality``, or `auto`, which keeps
-    pixels up to 256 x 256 and JPEG above. Raises ``InvalidOption``.
+    see ``plan_slots``); ``repeats`` images of each differ by their seed alone. ``store_size`` is the shorter side of
+    what is kept, in pixels (that of what is generated), which is a `square` or has the `original` image's ``shape``.
+    ``layout`` is `raw`, `jpeg` of ``quality``, or `auto`, which keeps pixels up to 256 x 256 and JPEG above. Raises
+    ``InvalidOption``.
     """
 
     visual: VisualPromptSettings = field(default_factory=VisualPromptSettings)
@@ -60,6 +61,7 @@ class GenerationPlan:
     repeats: int = 1
     counting: str = "additive"
     store_size: int | None = None
+    shape: str = "square"
     layout: str = "auto"
     quality: int = 95
 
@@ -69,6 +71,8 @@ class GenerationPlan:
                 f"counting is {self.counting!r} and layout {self.layout!r}; use additive or product, and auto, raw or "
                 "jpeg"
             )
+        if self.shape not in ("square", "original"):
+            raise InvalidOption(f"shape is {self.shape!r}; use square or original")
         if min(self.n_sem, self.n_vp) < 0 or self.repeats < 1:
             raise InvalidOption(
                 f"n_sem is {self.n_sem}, n_vp {self.n_vp} and repeats {self.repeats}; give 0 or more, repeats from 1"
@@ -93,6 +97,13 @@ class GenerationPlan:
         if self.layout == "auto":
             return "raw" if 3 * side * side <= RAW_LIMIT else "jpeg"
         return self.layout  # type: ignore[return-value]
+
+    def size_of(self, real: Image, side: int) -> tuple[int, int]:
+        """Height and width of what is kept, whose shorter side is ``side``."""
+        if self.shape == "square":
+            return side, side
+        scale = side / min(real.shape[:2])
+        return max(side, round(scale * real.shape[0])), max(side, round(scale * real.shape[1]))
 
     def identity(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -212,7 +223,7 @@ class _Shard:
         self._waiting.clear()
 
     def _keep(self, row: SyntheticRow, made: Generated, real: Image, label: int | None) -> None:
-        size = (self._work.side, self._work.side)
+        size = self._work.plan.size_of(real, self._work.side)
         self._rows.append(
             SyntheticRow(row.key, row.origin, row.slot, row.prompt, row.seed, made.truncated, made.flagged)
         )

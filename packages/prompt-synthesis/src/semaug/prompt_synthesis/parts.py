@@ -105,7 +105,7 @@ class CaptionerPart:
 
     def open(self) -> Captioner:
         captioner = self._captioner(worker_device(self.device))
-        captioner._open()  # weights are read here, outside of the stage's time
+        captioner.load()  # weights are read here, outside of the stage's time
         return captioner
 
     def _captioner(self, device: str) -> Blip2Captioner:
@@ -128,7 +128,7 @@ class RewriterPart:
 
     def open(self) -> Rewriter:
         rewriter = self._rewriter(worker_device(self.device))
-        rewriter._open()
+        rewriter.load()
         return rewriter
 
     def _rewriter(self, device: str) -> CausalRewriter:

@@ -81,7 +81,8 @@ generate_options = _all(
     _number("--strength", 0.7, "Share of them that repaint the image.", float),
     _number("--guidance", 7.5, "Weight of the prompt (turbo models: 0).", float),
     _number("--size", 512, "Side of what is generated, pixels.", click.IntRange(8)),
-    _number("--store-size", None, "Side of what is kept, pixels (that of --size).", click.IntRange(1)),
+    _number("--store-size", None, "Shorter side of what is kept, pixels (that of --size).", click.IntRange(1)),
+    _choice("--shape", ("square", "original"), "square", "Of what is kept: as generated, or the real image's."),
     _choice("--layout", ("auto", "raw", "jpeg"), "auto", "Pixels, JPEG, or by --store-size."),
     _number("--generate-batch", 4, "Images that are generated together.", click.IntRange(1)),
     click.option("--safety-checker/--no-safety-checker", default=True, help="Check images where the model can (yes)."),
@@ -407,7 +408,7 @@ def _generation(options: dict[str, Any]) -> Any:
     from semaug.prompt_synthesis.generation import GenerationPlan
     from semaug.prompt_synthesis.visual_prompts import VisualPromptSettings
 
-    names = ("n_sem", "n_vp", "repeats", "counting", "store_size", "layout")
+    names = ("n_sem", "n_vp", "repeats", "counting", "store_size", "shape", "layout")
     visual = VisualPromptSettings(options["visual"], options["vary"])
     return GenerationPlan(visual, **{name: options[name] for name in names})
 

@@ -15,7 +15,7 @@ import pytest
 from semaug.artifacts.errors import InvalidOption, MissingWeights
 from semaug.prompt_synthesis import tiny_diffusion_models as tiny
 from semaug.prompt_synthesis.ade20k import to_colours
-from semaug.prompt_synthesis.diffusion_folders import open_generator
+from semaug.prompt_synthesis.diffusion_folders import open_generator, pipeline_identity
 from semaug.prompt_synthesis.generators import KINDS, DiffusionGenerator, GenerationSettings
 from semaug.prompt_synthesis.visual_prompts import VisualPrompt
 
@@ -193,6 +193,7 @@ def test_the_safety_checker_is_on_flags_and_can_be_left_out(models):
 def test_identity_names_what_decides_the_images_and_no_path(models, tmp_path):
     found = make(models, "controlnet").identity()
     assert found["pipeline"] == "StableDiffusionControlNetPipeline"
+    assert found["base"] == pipeline_identity(models / "sd")
     assert found["base"]["model"] == "sd"
     assert found["controlnet"]["model"] == "net"
     assert found["settings"]["steps"] == 3

@@ -60,6 +60,16 @@ def open_generator(
     return DiffusionGenerator(pipeline, kind, settings, batch_size, identity)
 
 
+def pipeline_identity(
+    model: str | os.PathLike[str], revision: str | None = None, variant: str | None = None
+) -> dict[str, Any]:
+    """Which pipeline a name stands for, without loading it: its name, revision and digest; fetches a hub id.
+
+    Raises what ``open_generator`` raises for a model that is not there.
+    """
+    return _stamp(_fetch(_locate_pipeline(model, revision), variant))
+
+
 def _locate_pipeline(model: str | os.PathLike[str], revision: str | None) -> ModelLocation:
     text = os.fspath(model)
     folder = Path(text).expanduser()

@@ -198,7 +198,7 @@ class DiffusionGenerator:
     def _part(self, prompt: VisualPrompt, part: str) -> Image:
         image = getattr(prompt, part)
         if image is None:
-            raise ValueError(f"a visual prompt has no {part} image, which this kind of generator takes; make it so")
+            raise ValueError(f"a visual prompt has no {part} image, which this kind of generator takes; give one")
         size = self._settings.size
         return resize_image(image, (size, size), exact_colours=part == "control" and prompt.control_is_map)
 

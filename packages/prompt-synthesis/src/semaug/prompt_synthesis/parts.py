@@ -189,7 +189,8 @@ class PanopticPart:
         path = Path(self.model).expanduser()
         if not path.is_file():
             return locate_model(self.model, "the panoptic model", self.revision).identity()
-        labels = None if self.labels is None else hash_file(Path(self.labels).expanduser())
+        named = Path(self.labels or "").expanduser()
+        labels = hash_file(named) if named.is_file() else self.labels
         return {"model": path.name, "revision": None, "digest": hash_file(path), "labels": labels}
 
     def open(self) -> Panoptic:
@@ -215,10 +216,10 @@ class GeneratorPart:
     variant: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        from semaug.prompt_synthesis.diffusion_folders import _fetch, _locate_pipeline, _stamp
+        from semaug.prompt_synthesis.diffusion_folders import pipeline_identity
 
-        base = _stamp(_fetch(_locate_pipeline(self.model, self.revision), self.variant))
-        net = None if self.controlnet is None else _stamp(locate_model(self.controlnet, "the ControlNet"))
+        base = pipeline_identity(self.model, self.revision, self.variant)
+        net = None if self.controlnet is None else locate_model(self.controlnet, "the ControlNet").identity()
         return {
             "kind": self.kind,
             "base": base,

@@ -227,6 +227,8 @@ def test_other_bad_input_is_refused_in_one_line(tmp_path):
     refused(f"{spec}&missing=maybe", "background or skip")
     refused(spec, "has no outlines", outlines=True)
     refused(write_coco(tmp_path / "empty", [], images=1), "no outlines", outlines=True)
+    (tmp_path / "bare.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    refused(f"coco:{tmp_path}/bare.json?images={tmp_path}", "names no images")
     (tmp_path / "y" / "labels" / "stray.txt").write_text("")
     assert open_detection_set(spec).notes[0].startswith("1 files of labels have no image and were left out")
     refused(f"yolo:{tmp_path}/y/labels?images={tmp_path}/empty", "no image of its name")

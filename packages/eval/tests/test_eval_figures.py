@@ -18,6 +18,8 @@ from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.masks import encode_mask
 from semaug.artifacts.schemas import Guidance
 from semaug.eval.errors import EvaluationError
+from semaug.eval.features import Features
+from semaug.eval.figures.embedding import tsne_map
 from semaug.eval.figures.failures import find_failures
 from semaug.eval.figures.grad_cam import (
     Layer,
@@ -326,3 +328,10 @@ def test_new_figures_are_xml_that_shows_what_it_is_told() -> None:
     assert similarity_histogram([0.5, 0.7], image_format="png").startswith(b"\x89PNG")
     with pytest.raises(EvaluationError, match="no configuration"):
         preset_sensitivity({})
+
+
+@pytest.mark.parametrize(("value", "reason"), [(math.nan, "16 of 16 .* NaN"), (0.0, "collapsed"), (1.0, "collapsed")])
+def test_a_map_of_nan_or_of_one_point_is_refused(value: float, reason: str) -> None:
+    values, labels = np.full((16, 8), value, np.float32), np.arange(16) % 2
+    with pytest.raises(EvaluationError, match=reason):
+        tsne_map(Features(values, None, labels, tuple(map(str, range(16))), ("a", "b")))

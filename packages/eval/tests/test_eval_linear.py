@@ -20,6 +20,7 @@ from semaug.artifacts.store import ArtifactWriter
 from semaug.eval.errors import EvaluationError, LabelsMissing, NonFiniteFeatures, OneClass
 from semaug.eval.features import Features
 from semaug.eval.probes import logistic
+from semaug.eval.probes.knn import evaluate_knn
 from semaug.eval.probes.linear import (
     LbfgsSettings,
     SgdSettings,
@@ -28,6 +29,7 @@ from semaug.eval.probes.linear import (
     fit_sgd,
 )
 from semaug.eval.probes.logistic import CrossEntropy, Standardised
+from semaug.eval.probes.semi import evaluate_semi
 from semaug.eval.splits import selection_split
 
 
@@ -341,3 +343,11 @@ def test_test_images_of_the_training_set_are_told() -> None:
     labels = np.concatenate([train.labels[:20], test.labels[20:]])
     leaked = relabel(replace(test, features=values), labels)
     assert any("20 of 60 test images lie in the training set" in n for n in evaluate_linear(train, leaked).warnings)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_features_that_are_all_the_same_are_called_a_collapse_and_no_leak(value: float) -> None:
+    train, test = (replace(f, features=np.full_like(f.features, value)) for f in (blobs(60, 0), blobs(30, 1)))
+    for result in (evaluate_linear(train, test), evaluate_semi(train, test), evaluate_knn(train, test)):
+        assert sum("the encoder has collapsed" in note for note in result.warnings) == 1
+        assert not any("lie in the training set" in note for note in result.warnings)

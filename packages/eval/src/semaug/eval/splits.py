@@ -46,7 +46,7 @@ def labelled_pair(train: Features, test: Features) -> LabelledPair:
     if len(present) < 2:
         raise OneClass(f"the training set has one class ({train.class_names[present[0]]}); a probe needs at least 2")
     for features, role in ((train, "training"), (test, "test")):
-        _require_finite(features, role)
+        require_finite(features, role)
     unseen = np.setdiff1d(np.unique(test.labels), present)
     notes = [f"{role} images: {note}" for part, role in ((train, "training"), (test, "test")) for note in part.notes]
     return LabelledPair(train, test, (*_unseen_warning(test, unseen), *notes))
@@ -110,7 +110,8 @@ def _require_labels(features: Features, role: str) -> Features:
     return kept
 
 
-def _require_finite(features: Features, role: str) -> None:
+def require_finite(features: Features, role: str) -> None:
+    """Raises ``NonFiniteFeatures``, with their count and the first, where features hold NaN or infinity."""
     spaces = {"features": features.features, "projections": features.projections}
     for space, values in spaces.items():
         if values is None:

@@ -10,6 +10,7 @@ from semaug.eval.errors import EvaluationError
 from semaug.eval.splits import LabelledPair
 
 MEMORY = "lie in the training set: their share of the score is memory"
+COLLAPSED = "all training features are the same: the encoder has collapsed"
 _ROUNDING = 1e-5
 """Features of one image that differ by a smaller share of their length differ by the batch they were computed in."""
 
@@ -45,7 +46,12 @@ def subset_count(images: int, share: float) -> int:
 
 
 def overlap_warning(pair: LabelledPair) -> tuple[str, ...]:
-    """A warning where test images lie in the training set: same key, and features equal up to rounding."""
+    """A warning where test images lie in the training set: same key, and features equal up to rounding.
+
+    Where all training features are the same, equal features tell nothing, and the warning says so instead.
+    """
+    if all_equal(pair.train.features):
+        return (COLLAPSED,)
     places = {key: row for row, key in enumerate(pair.train.keys)}
     shared = sum(
         key in places and _equal(pair.train.features[places[key]], pair.test.features[row])
@@ -56,3 +62,11 @@ def overlap_warning(pair: LabelledPair) -> tuple[str, ...]:
 
 def _equal(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
     return bool(np.linalg.norm(first - second) <= _ROUNDING * np.linalg.norm(second))
+
+
+def all_equal(values: NDArray[np.float32], chunk: int = 4096) -> bool:
+    """Whether all rows equal the first up to rounding; ends at the first chunk that has another."""
+    first = np.asarray(values[0])
+    limit = _ROUNDING * np.linalg.norm(first)
+    starts = range(0, len(values), chunk)
+    return all((np.linalg.norm(values[s : s + chunk] - first, axis=1) <= limit).all() for s in starts)

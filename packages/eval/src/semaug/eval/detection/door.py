@@ -37,6 +37,8 @@ def open_detection_set(spec: str, *, outlines: bool = False) -> DetectionSet:
 
 
 def _part(spec: str, found: DetectionSet, first: int | None, after: int | None) -> DetectionSet:
+    if not found.images:
+        raise DetectionDataError(f"{spec} names no images; check the file")
     images = found.images[after or 0 : first]
     if not images or (first or 0) < 0 or (after or 0) < 0:
         raise DetectionDataError(f"{spec} leaves none of {len(found)} images; change first and after")

@@ -12,6 +12,8 @@ from semaug.artifacts.draws import generator
 from semaug.eval.errors import EvaluationError
 from semaug.eval.features import Features
 from semaug.eval.figures.style import ImageFormat, colour, new_figure, render, styled
+from semaug.eval.splits import require_finite
+from semaug.eval.subsets import all_equal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +27,7 @@ def tsne_map(
     """t-SNE (van der Maaten and Hinton 2008; perplexity 30, PCA start) of at most ``limit`` labelled images.
 
     Features are scaled to length 1 first, as kNN sees them. Returns coordinates float32 (m, 2) and labels (m,).
-    Raises ``EvaluationError`` with fewer than 8 images.
+    Raises ``EvaluationError`` with fewer than 8 images or one direction, ``NonFiniteFeatures`` for NaN or infinity.
     """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -36,8 +38,11 @@ def tsne_map(
     if len(labelled) > limit:
         rows = np.sort(generator(seed, "tsne").permutation(len(labelled))[:limit])
         labelled = labelled.take(rows)
+    require_finite(labelled, "mapped")
     lengths = np.linalg.norm(labelled.features, axis=1, keepdims=True)
     unit = labelled.features / np.maximum(lengths, 1e-12)
+    if all_equal(unit):
+        raise EvaluationError(f"all {len(unit)} features point one way, so there is no map: the encoder has collapsed")
     perplexity = min(perplexity, (len(labelled) - 1) / 3)
     init = "pca" if unit.shape[1] > 1 else "random"
     solver = TSNE(perplexity=perplexity, init=init, random_state=seed, learning_rate="auto")

@@ -155,7 +155,7 @@ class _ClassRows:
         if min(counts) >= shots:
             return ""
         smallest = names[self.classes[int(np.argmin(counts))]]
-        return f"{shots} shots, and class {smallest} has {min(counts)} training images"
+        return f"{shots} shots, and class {smallest} has {min(counts)} training image{'s' * (min(counts) > 1)}"
 
 
 def _shared_classes(pair: LabelledPair) -> tuple[LabelledPair, tuple[str, ...]]:

@@ -424,6 +424,8 @@ def _leakage(closest: NDArray[np.float32], usual: NDArray[np.float32] | None, ba
 
     ``closest`` is each query's largest similarity, ``usual`` that of training images left out of the bank.
     """
+    if not closest.any():
+        return ("all features are 0: the encoder has collapsed",)
     share = float((closest >= LEAKAGE_SIMILARITY).mean())
     if share > LEAKAGE_SHARE:
         if _one_way(bank):

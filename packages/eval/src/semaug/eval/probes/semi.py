@@ -18,7 +18,7 @@ from semaug.eval.measures import Measure
 from semaug.eval.probes.linear import LbfgsSettings, LinearResult, evaluate_linear
 from semaug.eval.splits import LabelledPair, labelled_pair
 from semaug.eval.statistics import summarise
-from semaug.eval.subsets import MEMORY, overlap_warning, stratified_subset
+from semaug.eval.subsets import COLLAPSED, MEMORY, overlap_warning, stratified_subset
 
 SHARES = (0.01, 0.1)
 DRAWS = 5
@@ -118,7 +118,7 @@ def evaluate_semi(
             on_progress(Progress("semi-supervised", done, len(settings.shares) * settings.draws, unit="draws"))
         scores.append(_scores(share, len(labelled), results))
         warnings += _selection_warning(labelled, share, settings)
-        notes = [note for found in results for note in found.warnings if MEMORY not in note]
+        notes = [note for found in results for note in found.warnings if not note.endswith((MEMORY, COLLAPSED))]
         warnings += tuple(f"{share_name(share)}: {note}" for note in notes)
     return SemiResult(tuple(scores), tuple(dict.fromkeys(warnings)))
 

@@ -127,3 +127,17 @@ def test_flat_images_are_alike_only_in_colour():
     hashes = hash_images(Flat("train", items=4), range(4))
     assert not hashes.alike(0, hashes, 3)
     assert hashes.alike(2, hashes, 2)
+
+
+def test_images_of_which_all_are_missing_are_told_one_by_one(folder):
+    found = check(folder, [("cat/x.png", "cat/y.png")])
+    assert kinds(found) == [("missing", "cat/x.png"), ("missing", "cat/y.png")]
+
+
+def test_pairs_of_another_folder_with_the_same_names_are_told(folder):
+    rows = [SemanticPair(f"p{i}", a.split("/")[0], a, b) for i, (a, b) in enumerate(SOUND)]
+    source = open_folder(folder)
+    assert check_pairs(PairTable.of(rows, source=source.fingerprint), source, per_class=0).problems == ()
+    found = check_pairs(PairTable.of(rows, source="0" * 32), source, per_class=0)
+    assert [row.kind for row in found.problems] == ["other_images"]
+    assert found.bad == ()

@@ -18,7 +18,7 @@ from semaug.pairs_dataset.pair_table import PairTable
 
 FindingKind = Literal[
     "missing", "unreadable", "same_image", "not_same_image", "different_classes", "duplicate_pair", "count", "leak",
-    "reused", "classes",
+    "reused", "classes", "other_images",
 ]  # fmt: skip
 WARNINGS = ("reused", "classes")
 """Kinds that a sound set of pairs may have."""
@@ -56,7 +56,9 @@ class PairCheck:
     @property
     def bad(self) -> tuple[str, ...]:
         """The pair ids and image keys that problems are about: what ``build_pairs`` can leave out."""
-        return tuple(dict.fromkeys(found.about for found in self.problems if found.kind != "count"))
+        return tuple(
+            dict.fromkeys(found.about for found in self.problems if found.kind not in ("count", "other_images"))
+        )
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
@@ -86,6 +88,7 @@ def check_pairs(
     )
     images = _Images(source, number, {key: row for row, key in enumerate(present)}, hashes)
     findings = [
+        *_other_images(table, images),
         *_missing(table, images),
         *_same_images(table, images),
         *_different_classes(table, images, class_list),
@@ -119,6 +122,14 @@ class _Images:
         """What the source says it is, where it says something."""
         label = self.source.label(self.number[key]) if key in self.number else None
         return None if label is None else self.source.class_names[label]
+
+
+def _other_images(table: PairTable, images: _Images) -> Iterator[Finding]:
+    """Where images have the names of the pairs' images and are others; with missing ones, those say enough."""
+    made_of, given = table.source, images.source.fingerprint
+    if made_of and made_of != given and all(key in images.row for key in table.images):
+        text = f"the pairs were made of images {made_of}, {images.source.spec} is {given}; give the same images"
+        yield Finding("other_images", "", text)
 
 
 def _missing(table: PairTable, images: _Images) -> Iterator[Finding]:

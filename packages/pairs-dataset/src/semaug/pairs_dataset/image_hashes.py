@@ -101,6 +101,6 @@ def _collect(rows: Sequence[tuple[bytes, int, bytes] | str]) -> ImageHashes:
     return ImageHashes(
         np.frombuffer(b"".join(r[0] for r in plain), np.uint8).reshape(len(rows), 16),
         np.array([r[1] for r in plain], np.uint64),
-        np.frombuffer(b"".join(r[2] for r in plain), np.uint8).reshape(len(rows), -1),
+        np.frombuffer(b"".join(r[2] for r in plain), np.uint8).reshape(len(rows), len(_NOTHING[2])),
         {i: row for i, row in enumerate(rows) if isinstance(row, str)},
     )

@@ -65,7 +65,8 @@ rewrite_options = _all(
     _number("--temperature", 0.9, "Of the language model (0: the likeliest words).", click.FloatRange(0)),
 )
 segment_options = _all(
-    click.option("--labels", type=EXISTING, help="Class names of an exported model, one a line."),
+    click.option("--labels", help="Classes of an exported model: ade20k, coco, or a JSON list."),
+    _number("--segment-side", None, "Side of an exported model's input, pixels.", click.IntRange(1)),
     click.option("--label-of", multiple=True, metavar="LABEL=NAME", help="ADE20K name of another label; repeatable."),
     _number("--segment-batch", 4, "Images that are segmented together.", click.IntRange(1)),
 )
@@ -379,8 +380,8 @@ def _panoptic(model: str, options: dict[str, Any]) -> Any:
     from semaug.prompt_synthesis.parts import PanopticPart
 
     more = tuple(_labels(options["label_of"]).items())
-    labels = None if options["labels"] is None else str(options["labels"])
-    return PanopticPart(model, pick_device(), options["dtype"], options["segment_batch"], labels, more)
+    batch, side = options["segment_batch"], options["segment_side"]
+    return PanopticPart(model, pick_device(), options["dtype"], batch, options["labels"], more, side)
 
 
 def _labels(pairs: Sequence[str]) -> dict[str, str]:

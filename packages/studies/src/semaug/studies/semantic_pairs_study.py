@@ -153,10 +153,13 @@ class PairStudy:
         return (*self.item.arms, *(c for c in CONTROLS if c != SUPCON or cell.method == "simclr"))
 
     def per_class(self, cell: PairCell) -> int:
-        """Pairs a class, within what the scale allows: the cells of one item keep their proportions."""
+        """Pairs a class, within what the scale allows: the cells of one item keep their proportions.
+
+        At least two, since the images of a single pair cannot be paired anew for the control.
+        """
         most = max(c.per_class for c in self.item.cells)
         cap = min(self.scale.per_class or most, most)
-        return max(1, round(cell.per_class * cap / most))
+        return max(2, round(cell.per_class * cap / most))
 
 
 @dataclass(frozen=True, slots=True)

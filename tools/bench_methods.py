@@ -6,8 +6,8 @@
 Each code base runs in a process and an environment of its own (``peer_environment``) and is asked in turn for a few
 steps on the same random views: same backbone, widths of heads, batch, precision, optimizer (SGD), threads. With one
 thread the time is the processor's, which other programs lengthen little; with more it is the wall clock's. The rows
-"from decoded images" add each one's own loader and SimCLR views. AdCo and DLME exist in neither peer, MoCo v3 not in
-lightly, MoCo v2+ not in stable-pretraining; those rows hold ours alone, or one peer.
+"from decoded images" add each one's own loader and SimCLR views. AdCo, DLME, StableRep and SupCon have no peer,
+MoCo v3 none of lightly, MoCo v2+ none of stable-pretraining.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from semaug.pairs_dataset import PAIR_SOURCES, collate_pairs, make_pairs, materi
 from semaug.pairs_dataset.sources import PairBatch
 
 SIDE, COUNT = 40, 12
-ONLINE = [n for n in PAIR_SOURCES if n not in ("inflated", "semantic", "synthetic", "adainf")]  # these need more than images
+NOT_IMAGES_ALONE = ("inflated", "semantic", "synthetic", "adainf")
+ONLINE = [name for name in PAIR_SOURCES if name not in NOT_IMAGES_ALONE]
 LOCAL = {"local_views": 3, "local_size": 8}
 
 

@@ -52,7 +52,8 @@ def build(name, source, guidance, **options):
     return make_pairs(name, source, size=16, guidance=table, **options)
 
 
-ONLINE = [n for n in PAIR_SOURCES if n not in ("inflated", "semantic", "synthetic", "adainf")]  # these need more than images
+NOT_IMAGES_ALONE = ("inflated", "semantic", "synthetic", "adainf")
+ONLINE = [name for name in PAIR_SOURCES if name not in NOT_IMAGES_ALONE]
 
 
 @pytest.mark.parametrize("name", ONLINE)

@@ -168,6 +168,7 @@ def test_resuming_gives_the_weights_of_an_undisturbed_run(tmp_path):
     assert resume_differences(small_mae, tmp_path, stop=4, workers=1, pairs=StripedPairs(40), **SHORT) == []
 
 
+@pytest.mark.slow
 def test_two_ranks_mask_apart_and_resume_to_the_same_weights(tmp_path):
     changes = {**SHORT, "steps": 4, "pairs": StripedPairs(40)}
     assert resume_differences(small_mae, tmp_path, stop=2, ranks=2, checkpoint_every=1, **changes) == []

@@ -328,7 +328,7 @@ def test_fifty_steps_of_dino_teach_the_scenes_whatever_the_first_weights():
     assert trained > SCENE_THRESHOLD > max(untrained, found[0].collapsed), found
 
 
-@pytest.mark.parametrize("name", ["swav", "dino"])
+@pytest.mark.parametrize("name", [pytest.param("swav", marks=pytest.mark.slow), "dino"])
 def test_two_ranks_resume_to_the_same_weights(name, tmp_path):
     assert resume_differences(BUILD[name], tmp_path, stop=7, ranks=2, steps=8, **PAIRS) == []
 

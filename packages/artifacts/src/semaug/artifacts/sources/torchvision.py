@@ -56,8 +56,9 @@ def open_torchvision(spec: str) -> TorchvisionSource:
         raise SourceError(f"{spec} needs root=FOLDER, where torchvision keeps {name}")
     root = Path(options["root"]).expanduser().resolve()
     split = options.get("split", "train")
+    arguments = _arguments(spec, kind, split)
     try:
-        dataset = kind(root=str(root), **_arguments(spec, kind, split))
+        dataset = kind(root=str(root), **arguments)
     except (RuntimeError, OSError, ValueError) as error:
         raise SourceError(
             f"torchvision has no usable {name} ({split}) in {root}: {' '.join(str(error).split())[:150]}; nothing is "

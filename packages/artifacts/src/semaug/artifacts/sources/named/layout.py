@@ -128,7 +128,9 @@ def read_mat(request: Request, path: Path) -> dict[str, Any]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise MissingDependency(f"{request.spec} reads .mat files with scipy; pip install 'semaug-artifacts[mat]'") from error
+        raise MissingDependency(
+            f"{request.spec} reads .mat files with scipy; pip install 'semaug-artifacts[mat]'"
+        ) from error
     try:
         return dict(loadmat(request.require(path), squeeze_me=True))
     except SourceError:

@@ -18,6 +18,10 @@ PATIENCE = 30.0
 _KEYS = {"Enter": "\r", "Tab": "", "ArrowLeft": "", "ArrowRight": ""}
 
 
+class Refused(AssertionError):
+    """The browser answered with an error."""
+
+
 class Browser:
     """One headless Chromium; a context manager."""
 
@@ -44,7 +48,8 @@ class Browser:
         while True:
             answer = self._receive()
             if answer.get("id") == self._number:
-                assert "error" not in answer, (method, answer["error"])
+                if "error" in answer:
+                    raise Refused(f"{method}: {answer['error']}")
                 return answer["result"]
             self.events.append(answer)
 
@@ -107,8 +112,17 @@ class Page:
         return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
     def wait(self, script: str, what: str = "") -> Any:
-        """Wait until a JavaScript expression is true."""
-        return wait_for(lambda: self.run(script), what or script)
+        """Wait until a JavaScript expression is true, across the loading of another document too."""
+
+        def check() -> Any:
+            try:
+                return self.run(script)
+            except Refused as error:  # the document went away while the answer was awaited
+                if "context" not in str(error) and "navigated" not in str(error):
+                    raise
+                return None
+
+        return wait_for(check, what or script)
 
     def press(self, *keys: str, shift: bool = False) -> None:
         """Press and let go of keys, one after another."""

@@ -105,7 +105,7 @@ def finish(folder: Path, features: Sequence[Any]) -> None:
     if skipped:
         count, first = len(skipped), skipped[0]
         note(
-            f"{count} {'image was' if count == 1 else 'images were'} left out, listed in {folder / 'skipped.csv'} "
+            f"{count} {'input was' if count == 1 else 'inputs were'} left out, listed in {folder / 'skipped.csv'} "
             f"(the first: {first.key}: {first.reason})"
         )
         click.get_current_context().exit(SKIPPED_SOME)

@@ -66,11 +66,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_no_network(monkeypatch: pytest.MonkeyPatch):
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a network connection was attempted")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """For the artifacts that tests share as for those they make: rounding depends on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep the large blocks that are freed, for the whole process and from now on.
 
     By default it returns every block over 32 MiB (at first 128 kiB) to the kernel at once, and each page of the next
-    block costs a fault and a zeroing: a sixth to a quarter of a convolutional network's training step on a CPU. Memory
+    block costs a fault and a zeroing: a sixth to a fifth of a convolutional network's training step on a CPU. Memory
     in use does not grow; it stays with the process after its peak. Returns whether it was done: not without glibc, nor
     where the environment already tunes or replaces malloc.
     """

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -31,6 +33,7 @@ from semaug.eval.probes.linear import (
 from semaug.eval.probes.logistic import CrossEntropy, Standardised
 from semaug.eval.probes.semi import evaluate_semi
 from semaug.eval.splits import selection_split
+from semaug.eval.subsets import copied_rows
 
 
 def blobs(n: int, seed: int, classes: int = 7, dim: int = 10, noise: float = 1.5) -> Features:
@@ -343,6 +346,25 @@ def test_test_images_of_the_training_set_are_told() -> None:
     labels = np.concatenate([train.labels[:20], test.labels[20:]])
     leaked = relabel(replace(test, features=values), labels)
     assert any("20 of 60 test images lie in the training set" in n for n in evaluate_linear(train, leaked).warnings)
+    renamed = replace(leaked, keys=tuple(f"copy of {key}" for key in leaked.keys))
+    assert any("20 of 60 test images lie in the training set" in n for n in evaluate_linear(train, renamed).warnings)
+
+
+@given(
+    rows=st.integers(1, 60), width=st.integers(1, 8), copies=st.integers(0, 20), seed=st.integers(0, 10_000),
+    spread=st.sampled_from([1e-3, 1.0, 1e4]),
+)  # fmt: skip
+def test_copied_rows_are_those_that_a_comparison_of_all_with_all_finds(rows, width, copies, seed, spread) -> None:
+    rng = np.random.default_rng(seed)
+    train = np.repeat(rng.normal(size=(rows, width)) * spread, 1 + seed % 3, axis=0).astype(np.float32)
+    copied = train[rng.integers(len(train), size=copies)] * np.float32(1 + 1e-6)
+    test = np.concatenate([copied, rng.normal(size=(10, width)).astype(np.float32), np.zeros((1, width), np.float32)])
+    apart = np.linalg.norm(train[None].astype(np.float64) - test[:, None], axis=2).min(axis=1)
+    limit = 1e-5 * np.linalg.norm(test, axis=1)
+    found = copied_rows(train, test)
+    sure = np.abs(apart - limit) > 1e-6 * limit
+    assert (found == ((apart <= limit) & (limit > 0)))[sure].all()
+    assert not found[-1]
 
 
 @pytest.mark.parametrize("value", [0, 1])

@@ -46,22 +46,41 @@ def subset_count(images: int, share: float) -> int:
 
 
 def overlap_warning(pair: LabelledPair) -> tuple[str, ...]:
-    """A warning where test images lie in the training set: same key, and features equal up to rounding.
+    """A warning where test images lie in the training set under whatever key: features equal up to rounding.
 
     Where all training features are the same, equal features tell nothing, and the warning says so instead.
     """
     if all_equal(pair.train.features):
         return (COLLAPSED,)
-    places = {key: row for row, key in enumerate(pair.train.keys)}
-    shared = sum(
-        key in places and _equal(pair.train.features[places[key]], pair.test.features[row])
-        for row, key in enumerate(pair.test.keys)
-    )
+    shared = int(copied_rows(pair.train.features, pair.test.features).sum())
     return (f"{shared} of {len(pair.test)} test images {MEMORY}",) if shared else ()
 
 
-def _equal(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
-    return bool(np.linalg.norm(first - second) <= _ROUNDING * np.linalg.norm(second))
+def copied_rows(train: NDArray[np.float32], test: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Bool (m,): test rows (m, d) that equal some training row (n, d) up to rounding; rows of zeros never do.
+
+    Equal rows lie close on any line, so candidates come from a sorted projection and are then compared whole.
+
+    >>> train = np.eye(3, dtype=np.float32)
+    >>> copied_rows(train, train[[2, 0]] * np.float32([[1], [2]])).tolist()
+    [True, False]
+    """
+    drawn = generator(0, "copied-rows").standard_normal(train.shape[1])
+    line = (drawn / np.linalg.norm(drawn)).astype(np.float32)
+    places = train @ line
+    order = np.argsort(places)
+    sorted_places, mine, lengths = places[order], test @ line, np.linalg.norm(test, axis=1)
+    reach = 2 * _ROUNDING * lengths  # twice: the projections themselves are rounded
+    first = np.searchsorted(sorted_places, mine - reach, side="left")
+    last = np.searchsorted(sorted_places, mine + reach, side="right")
+    found, waiting, offset = np.zeros(len(test), dtype=bool), np.flatnonzero((last > first) & (lengths > 0)), 0
+    while len(waiting):
+        candidates = train[order[first[waiting] + offset]]
+        apart = np.linalg.norm(candidates - test[waiting], axis=1)
+        found[waiting[apart <= _ROUNDING * lengths[waiting]]] = True
+        offset += 1
+        waiting = waiting[~found[waiting] & (first[waiting] + offset < last[waiting])]
+    return found
 
 
 def all_equal(values: NDArray[np.float32], chunk: int = 4096) -> bool:

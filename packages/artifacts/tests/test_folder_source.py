@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from semaug.artifacts.errors import SourceError, UnreadableImage
-from semaug.artifacts.sources import ArraySource, ImageSource, labels_of, open_source
+from semaug.artifacts.sources import ArraySource, ImageSource, files, labels_of, open_source
 from semaug.artifacts.sources.base import content_hash, fingerprint_of
+from semaug.artifacts.sources.files import FileSource
 from semaug.artifacts.testing import ramp, write_image_folder
 
 
@@ -166,3 +167,24 @@ def test_array_source_checks_itself(arguments, message):
 def test_an_array_of_another_process_is_refused():
     with pytest.raises(SourceError, match="another process"):
         open_source("array:0123")
+
+
+def test_one_process_reads_a_settled_folder_once_and_sees_every_change(tmp_path, monkeypatch) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name)
+        os.utime(tmp_path / name, (1_000_000_000, 1_000_000_000))
+    monkeypatch.setattr(files, "_SETTLED", -(10**18))  # the time of the last change of state cannot be set back
+    first = open_source(tmp_path).fingerprint
+    monkeypatch.setattr(FileSource, "content_hash", lambda *_: pytest.fail("read again"))
+    assert open_source(tmp_path).fingerprint == first
+    monkeypatch.undo()
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[-1] ^= 1  # as long as before, and as old
+    (tmp_path / "a.png").write_bytes(data)
+    os.utime(tmp_path / "a.png", (1_000_000_000, 1_000_000_000))
+    changed = open_source(tmp_path).fingerprint  # just written, so its times are not trusted
+    assert changed != first
+    monkeypatch.setattr(files, "_SETTLED", -(10**18))
+    assert open_source(tmp_path).fingerprint == changed
+    (tmp_path / "b.png").rename(tmp_path / "c.png")
+    assert open_source(tmp_path).fingerprint not in (first, changed)

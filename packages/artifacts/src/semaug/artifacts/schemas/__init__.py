@@ -1,5 +1,6 @@
 """Schemas of what crosses packages: pydantic where it meets a disk or a user, frozen dataclasses in memory."""
 
+from semaug.artifacts.schemas.augment import AUGMENT_FORMS, AugmentForm, AugmentRow, augment_key, augment_row
 from semaug.artifacts.schemas.encoder import EncoderCard
 from semaug.artifacts.schemas.guidance import SCALES, Guidance, GuidanceRecord, Rle, Scale
 from semaug.artifacts.schemas.manifest import (
@@ -35,6 +36,7 @@ from semaug.artifacts.schemas.synthetic import (
 )
 
 __all__ = [
+    "AUGMENT_FORMS",
     "COUNTINGS",
     "FORMS",
     "SCALES",
@@ -43,6 +45,8 @@ __all__ = [
     "VERDICTS",
     "VISUAL_KINDS",
     "ArtifactKind",
+    "AugmentForm",
+    "AugmentRow",
     "Costs",
     "Counting",
     "EncoderCard",
@@ -63,6 +67,8 @@ __all__ = [
     "Tag",
     "Verdict",
     "VisualKind",
+    "augment_key",
+    "augment_row",
     "pair_id_of",
     "plan_slots",
     "synthetic_key",

@@ -30,6 +30,8 @@ def open_artifact(path: str | os.PathLike[str]) -> ImageSource:
         return GeneratedSource(artifact) if "content" in columns else PackedSource(artifact)
     if "file" in columns:
         return _open_files(artifact)
+    if artifact.manifest.kind == "augment":
+        raise ArtifactError(f"{path} holds rows of a table and images are needed here; give it where a table is read")
     raise ArtifactError(f"{path} is a {artifact.manifest.kind} artifact and holds no images; give the images it is of")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -15,6 +17,10 @@ from semaug.artifacts.errors import SourceError, UnreadableImage
 from semaug.artifacts.sources.base import Source, content_hash, fingerprint_of
 
 _HASHING_THREADS = 4
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which a file's next change is sure to show in its times."""
+_KNOWN: dict[bytes, str] = {}
+"""Fingerprints of files as they were listed, so that one process reads a set once however often it is opened."""
 
 
 class FileSource(Source):
@@ -84,5 +90,29 @@ class FileSource(Source):
 
     @cached_property
     def fingerprint(self) -> str:
+        state = self._state()
+        if state is not None and state in _KNOWN:
+            return _KNOWN[state]
         with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-            return fingerprint_of(zip(self._keys, pool.map(self.content_hash, range(len(self))), strict=True))
+            found = fingerprint_of(zip(self._keys, pool.map(self.content_hash, range(len(self))), strict=True))
+        if state is not None and state == self._state():
+            _KNOWN[state] = found
+        return found
+
+    def _state(self) -> bytes | None:
+        """A digest of the files as the disk lists them; None where one changed so lately that it may change unseen."""
+        if self._file_sizes is not None:  # an index, whose sizes are to be checked
+            return None
+        digest = hashlib.blake2b(digest_size=16)
+        settled = time.time_ns() - _SETTLED
+        for index, key in enumerate(self._keys):
+            path = self.path(index)
+            try:
+                found = path.stat()
+            except OSError:
+                return None
+            if max(found.st_mtime_ns, found.st_ctime_ns) > settled:
+                return None
+            state = (key, str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            digest.update(repr(state).encode(errors="surrogateescape"))
+        return digest.digest()

@@ -19,7 +19,7 @@ from semaug.pairs_dataset import PAIR_SOURCES, collate_pairs, make_pairs, materi
 from semaug.pairs_dataset.sources import PairBatch
 
 SIDE, COUNT = 40, 12
-NOT_IMAGES_ALONE = ("inflated", "semantic", "synthetic", "adainf")
+NOT_IMAGES_ALONE = ("inflated", "semantic", "synthetic", "diffusion", "adainf")
 ONLINE = [name for name in PAIR_SOURCES if name not in NOT_IMAGES_ALONE]
 LOCAL = {"local_views": 3, "local_size": 8}
 

@@ -52,7 +52,7 @@ def build(name, source, guidance, **options):
     return make_pairs(name, source, size=16, guidance=table, **options)
 
 
-NOT_IMAGES_ALONE = ("inflated", "semantic", "synthetic", "adainf")
+NOT_IMAGES_ALONE = ("inflated", "semantic", "synthetic", "diffusion", "adainf")
 ONLINE = [name for name in PAIR_SOURCES if name not in NOT_IMAGES_ALONE]
 
 

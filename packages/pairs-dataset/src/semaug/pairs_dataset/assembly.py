@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semaug.artifacts.augment_table import AugmentTable
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.schemas import Scale
@@ -25,6 +26,7 @@ from semaug.pairs_dataset.objects import ObjectRows, centre_rows, object_rows, s
 from semaug.pairs_dataset.pair_table import PairTable
 from semaug.pairs_dataset.presets import Recipe, recipe_dict
 from semaug.pairs_dataset.sources import (
+    DiffusionPairs,
     DuplicatedPairs,
     GuidedPairs,
     InflatedByGeneration,
@@ -37,6 +39,7 @@ from semaug.pairs_dataset.sources import (
     ViewSettings,
 )
 from semaug.pairs_dataset.sources.base import Triple
+from semaug.pairs_dataset.sources.diffusion import PositiveUse, Usage, plan_positives
 from semaug.pairs_dataset.sources.guided import BoxScope, GuidedViews
 from semaug.pairs_dataset.sources.semantic import pair_images
 from semaug.pairs_dataset.sources.synthetic import plan_choices, stream_views, usage_mode
@@ -57,6 +60,16 @@ class _Synthetic:
 
 
 @dataclass(frozen=True, slots=True)
+class _Diffusion:
+    """What pairs `diffusion` take beside images."""
+
+    table: AugmentTable | None
+    usage: Usage
+    alpha: float
+    augmented: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Parts:
     """What the builders below choose from."""
 
@@ -74,6 +87,7 @@ class _Parts:
     materialized: str | Path | None
     semantic: PairTable | None
     synthetic: _Synthetic
+    diffusion: _Diffusion
     generated: ImageSource | None
     real_copies: int
 
@@ -128,6 +142,19 @@ def _synthetic(p: _Parts) -> PairSource:
     return pairs
 
 
+def _diffusion(p: _Parts) -> PairSource:
+    given = p.diffusion
+    if given.table is None:
+        raise InvalidOption("pairs 'diffusion' need generated positives; make them with `semaug diffaug augment`")
+    use, positives = PositiveUse(given.table.k, given.usage, given.alpha), given.table.require_images()
+    images, first = plan_positives(p.source, p.images, given.table)
+    pairs = DiffusionPairs(
+        p.source, images, positives, first, use, p.views, seed=p.seed, rule=p.rule, augmented=given.augmented
+    )
+    pairs.digests["augment"] = given.table.digest
+    return pairs
+
+
 def _adainf(p: _Parts) -> PairSource:
     if p.generated is None:
         raise InvalidOption("pairs 'adainf' need generated images; give --generated, any source of images")
@@ -152,11 +179,13 @@ PAIR_SOURCES: Mapping[str, Callable[[_Parts], PairSource]] = {
     "self": lambda p: p.guided(replace(p, guidance=None).objects(), SelfGuidedPairs),
     "semantic": _semantic,
     "synthetic": _synthetic,
+    "diffusion": _diffusion,
     "adainf": _adainf,
 }
 """Every form of pairs, by name: three forms of SDI, the baselines, the controls without meaning, `self`, whose boxes
 come from the encoder in training, `semantic`: pairs of two images, and its controls, which are sets of pairs;
-`synthetic`: a real image and images generated from it; and `adainf`: real and generated images in one set."""
+`synthetic`: a real image and images generated from it; `diffusion`: a real image and positives that DiffAug generated
+of it; and `adainf`: real and generated images in one set."""
 
 NEEDS_GUIDANCE = frozenset({"guided", "cross", "random_box", "shuffled_box"})
 
@@ -217,6 +246,10 @@ def make_pairs(
     direct_views: int = 2,
     similarity: SimilarityTable | str | Path | None = None,
     min_similarity: float | None = None,
+    augment: AugmentTable | str | Path | None = None,
+    positives: Usage | None = None,
+    alpha: float | None = None,
+    raw_positives: bool | None = None,
     generated: ImageSource | str | Path | None = None,
     real_copies: int | None = None,
     local_views: int = 0,
@@ -233,7 +266,9 @@ def make_pairs(
     ``fallback`` takes the standard views. ``semantic`` is the set of pairs for pairs `semantic`, whose views are guided
     where there is guidance. Pairs `synthetic` take ``synthetic`` images in one ``mode`` of ``MODES`` (`a`; or `direct`:
     ``direct_views`` of one caption), where the real image stands in for those of a ``similarity`` below
-    ``min_similarity``; pairs `adainf` take ``generated`` images beside ``real_copies`` (10) of each real one. Neither
+    ``min_similarity``; pairs `diffusion` take the ``augment`` artifact's ``positives`` in one of ``USAGES`` (`drawn`)
+    for the second view, with probability ``alpha`` (1), unaltered for ``raw_positives``; pairs `adainf` take
+    ``generated`` images beside ``real_copies`` (10) of each real one. None of these
     is guided: ``guidance`` only leaves images out. Options as for ``CropRule`` and ``GuidedPairs``; ``local_views``
     asks for as many small views beside the two (multi-crop), of ``local_size`` pixels and ``local_scale`` of the image,
     inside the object's box for ``guided_locals`` (see ``LocalViews``); the global views are the same without them.
@@ -259,6 +294,7 @@ def make_pairs(
         source, _images(source, guidance), views, seed, rule, guidance, p_guided, guided_views, box_scope, mask_mode,
         copies, materialized, _pair_table(name, semantic),
         _given_synthetic(name, synthetic, mode, direct_views, similarity, min_similarity),
+        _given_diffusion(name, augment, positives, alpha, raw_positives),
         _given_generated(name, generated, real_copies), 10 if real_copies is None else real_copies,
     )  # fmt: skip
     pairs = PAIR_SOURCES[name](parts)
@@ -299,6 +335,15 @@ def _given_synthetic(
     table = SyntheticTable.open(synthetic) if isinstance(synthetic, str | Path) else synthetic
     alike = SimilarityTable.open(similarity) if isinstance(similarity, str | Path) else similarity
     return _Synthetic(table, mode or "a", direct_views, alike, least)
+
+
+def _given_diffusion(
+    name: str, augment: AugmentTable | str | Path | None, usage: Usage | None, alpha: float | None, raw: bool | None
+) -> _Diffusion:
+    given = {"augment": augment, "positives": usage, "alpha": alpha, "raw_positives": raw or None}
+    _refuse_others(name, "diffusion", given)
+    table = AugmentTable.open(augment) if isinstance(augment, str | Path) else augment
+    return _Diffusion(table, usage or "drawn", 1.0 if alpha is None else alpha, not raw)
 
 
 def _given_generated(name: str, images: ImageSource | str | Path | None, copies: int | None) -> ImageSource | None:
@@ -344,6 +389,9 @@ def _config(name: str, chosen: str | tuple[Recipe, Recipe], p: _Parts, pairs: Pa
         config |= {"mode": p.synthetic.mode, "compute": pairs.mode.compute, "replaced": pairs.choices.replaced}
         config |= {"direct_views": p.synthetic.direct_views} if p.synthetic.mode == "direct" else {}
         config |= {} if p.synthetic.least is None else {"min_similarity": p.synthetic.least}
+    if isinstance(pairs, DiffusionPairs):
+        config |= {"positives": pairs.use.usage, "alpha": pairs.use.alpha, "k": pairs.use.k}
+        config |= {} if pairs.augmented else {"raw_positives": True}
     if isinstance(pairs, GuidedPairs) or (isinstance(pairs, SemanticPairs) and p.guidance is not None):
         config |= {
             "p_guided": p.p_guided,

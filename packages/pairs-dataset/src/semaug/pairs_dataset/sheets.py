@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.pairs_dataset.overlays import BOX_COLOUR, VIEW_COLOURS, draw_guidance
-from semaug.pairs_dataset.sources import InflatedPairs, PairSource
+from semaug.pairs_dataset.sources import DiffusionPairs, InflatedPairs, PairSource
 
 _PAPER, _INK, _MUTED = (255, 255, 255), (30, 30, 34), (110, 110, 118)
 _GAP, _GROUP_GAP, _HEADER = 6, 20, 46
@@ -60,12 +60,19 @@ def _head(sheet: Image.Image, left: int, name: str, cell: int) -> None:
 def _cells(pairs: PairSource, item: int, guidance: GuidanceTable | None, cell: int) -> list[Image.Image]:
     view_1, view_2, *_, index = pairs[item]
     image = pairs.source.read(index)
-    original = not (isinstance(pairs, InflatedPairs) and item >= len(pairs.images))
-    crops = pairs.plan(item, *image.shape[:2]).crops.tolist() if original else []
+    crops = pairs.plan(item, *image.shape[:2]).crops[_of_original(pairs, item)].tolist()
     drawn = draw_guidance(image, guidance.get(pairs.source.key(index)) if guidance else None, crops, side=cell)
     framed = Image.new("RGB", (cell, cell), (236, 236, 240))
     framed.paste(drawn, ((cell - drawn.width) // 2, (cell - drawn.height) // 2))
     return [framed, *(_picture(v, pairs, cell) for v in (view_1, view_2))]
+
+
+def _of_original(pairs: PairSource, item: int) -> list[int]:
+    """The views of ``item`` that are cut from the image that its index names."""
+    if isinstance(pairs, DiffusionPairs):
+        return pairs.real_views(item)
+    inflated = isinstance(pairs, InflatedPairs) and item >= len(pairs.images)
+    return [] if inflated else list(range(len(pairs.views.recipes) + pairs.views.local_count))
 
 
 def _picture(view: torch.Tensor, pairs: PairSource, cell: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from semaug.pairs_dataset.sources.adainf import InflatedByGeneration
 from semaug.pairs_dataset.sources.base import PairBatch, PairSource, Plan, ViewSettings, collate_pairs
+from semaug.pairs_dataset.sources.diffusion import DiffusionPairs
 from semaug.pairs_dataset.sources.duplicated import DuplicatedPairs
 from semaug.pairs_dataset.sources.guided import GuidedPairs
 from semaug.pairs_dataset.sources.inflated import InflatedPairs
@@ -11,6 +12,7 @@ from semaug.pairs_dataset.sources.standard import StandardPairs
 from semaug.pairs_dataset.sources.synthetic import SyntheticPairs
 
 __all__ = [
+    "DiffusionPairs",
     "DuplicatedPairs",
     "GuidedPairs",
     "InflatedByGeneration",

@@ -21,30 +21,46 @@ Activation = Literal["relu", "gelu", "leaky_relu"]
 class ProjectorSpec:
     """An MLP of ``layers`` linear layers: widths ``hidden`` inside and ``out`` at the end.
 
-    ``hidden`` None takes 2048 for features of 512 and more, else the features' own width. ``last_affine`` False takes
-    scale and shift from the last batch norm. The defaults are SimCLR's head as solo-learn builds it: two layers, ReLU
-    between, no batch norm.
+    ``hidden`` None takes 2048 for features of 512 and more, else the features' own width; several name each layer's.
+    ``last_affine`` False takes scale and shift from the last batch norm; ``norm_after`` puts the others after their
+    activations. The defaults are SimCLR's head as solo-learn builds it: two layers, ReLU between, no batch norm.
     """
 
-    hidden: int | None = None
+    hidden: int | tuple[int, ...] | None = None
     out: int = 128
     layers: int = 2
     batch_norm: bool = False
     last_batch_norm: bool = False
     last_affine: bool = True
     activation: Activation = "relu"
+    norm_after: bool = False
 
     def __post_init__(self) -> None:
-        if self.layers < 1 or self.out < 1 or (self.hidden is not None and self.hidden < 1):
+        if isinstance(self.hidden, list):  # as a card has it
+            object.__setattr__(self, "hidden", tuple(self.hidden))
+        if self.layers < 1 or self.out < 1 or min(self.hidden_widths(1), default=1) < 1:
             raise InvalidOption(
                 f"a projector of {self.layers} layers, hidden {self.hidden}, out {self.out} cannot be built; "
                 "every one must be at least 1"
             )
+        if isinstance(self.hidden, tuple) and len(self.hidden) != self.layers - 1:
+            raise InvalidOption(
+                f"hidden {self.hidden} names {len(self.hidden)} widths, {self.layers} layers have {self.layers - 1} "
+                "inside; give one each"
+            )
         if self.activation not in _ACTIVATIONS:
             raise InvalidOption(f"activation {self.activation!r} is not known; choose one of {', '.join(_ACTIVATIONS)}")
 
+    def hidden_widths(self, inputs: int) -> tuple[int, ...]:
+        """The ``layers`` - 1 widths inside for features of width ``inputs``."""
+        if isinstance(self.hidden, tuple):
+            return self.hidden
+        return (self.hidden_width(inputs),) * (self.layers - 1)
+
     def hidden_width(self, inputs: int) -> int:
-        """The hidden width for features of width ``inputs``."""
+        """The first hidden width for features of width ``inputs``."""
+        if isinstance(self.hidden, tuple):
+            return self.hidden[0] if self.hidden else inputs
         if self.hidden is not None:
             return self.hidden
         return 2048 if inputs >= 512 else inputs
@@ -73,19 +89,21 @@ class Head(nn.Sequential):
         '8-4-8 relu batch_norm'
         """
         s = self.spec
-        widths = [self.inputs, *[s.hidden_width(self.inputs)] * (s.layers - 1), s.out]
-        norms = {"batch_norm": s.batch_norm, "last_batch_norm": s.last_batch_norm}
+        widths = [self.inputs, *s.hidden_widths(self.inputs), s.out]
+        norms = {"batch_norm": s.batch_norm, "norm_after": s.batch_norm and s.norm_after}
+        norms["last_batch_norm"] = s.last_batch_norm
         norms["last_affine"] = s.last_batch_norm and s.last_affine
         return " ".join(["-".join(map(str, widths)), s.activation, *(name for name, has in norms.items() if has)])
 
 
 def _layers(inputs: int, spec: ProjectorSpec) -> list[nn.Module]:
-    widths = [inputs] + [spec.hidden_width(inputs)] * (spec.layers - 1)
+    widths = [inputs, *spec.hidden_widths(inputs)]
     modules: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
-        modules.append(nn.Linear(width_in, width_out, bias=not spec.batch_norm))
-        modules += [nn.BatchNorm1d(width_out)] if spec.batch_norm else []
-        modules.append(_ACTIVATIONS[spec.activation]())
+        after = [_ACTIVATIONS[spec.activation]()]
+        norm = [nn.BatchNorm1d(width_out)] if spec.batch_norm else []
+        modules.append(nn.Linear(width_in, width_out, bias=spec.norm_after or not spec.batch_norm))
+        modules += [*after, *norm] if spec.norm_after else [*norm, *after]
     modules.append(nn.Linear(widths[-1], spec.out, bias=not spec.last_batch_norm))
     modules += [nn.BatchNorm1d(spec.out, affine=spec.last_affine)] if spec.last_batch_norm else []
     return modules

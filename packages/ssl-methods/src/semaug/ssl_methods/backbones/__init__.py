@@ -50,7 +50,7 @@ BACKBONES: dict[str, BackboneKind] = {
     "vit-s16": BackboneKind(vit_s16, "sized images", _PATCHES),
     "vit-s8": BackboneKind(vit_s8, "sized images", _PATCHES),
     "vit-s4": BackboneKind(vit_s4, "sized images", _PATCHES),
-    "mlp": BackboneKind(MLP, "rows", ("widths",)),
+    "mlp": BackboneKind(MLP, "rows", ("widths", "norm_after")),
 }
 """Backbones by id; beside them ``timm:NAME`` is any model of timm."""
 

@@ -1,0 +1,139 @@
+"""Generators on disk: safetensors weights and a JSON card. No pickle is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from semaug.artifacts.errors import ArtifactError, MissingWeights
+from semaug.artifacts.files import hash_file, write_atomic
+from semaug.artifacts.store import package_versions
+from semaug.diffaug_core.diffusion import NoiseSchedule
+from semaug.diffaug_core.generators import Generator, build_generator
+
+GENERATOR_WEIGHTS = "generator.safetensors"
+GENERATOR_CARD = "generator.json"
+
+
+class GeneratorCard(BaseModel):
+    """What is needed to rebuild a generator, to sample with it, and to know where it came from.
+
+    ``betas`` are those of the schedule it was trained with; ``weights_digest`` is the blake2b (32 hex digits) of the
+    weight file, which holds the running average of the weights where one was kept.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = 1
+    kind: str
+    shape: tuple[int, ...]
+    condition_features: int | None
+    options: dict[str, Any] = {}
+    """The kind's own options."""
+    betas: tuple[float, ...]
+    seed: int
+    steps: int
+    config: dict[str, Any] = {}
+    """Every other setting that shaped the weights."""
+    inputs: dict[str, str] = {}
+    """Fingerprints of what was read."""
+    weights_digest: str
+    versions: dict[str, str] = {}
+    created: str = ""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The schedule it was trained with."""
+        return NoiseSchedule(self.betas)
+
+    def identity(self) -> dict[str, Any]:
+        """What enters a digest: everything but versions and times."""
+        return self.model_dump(mode="json", exclude={"versions", "created"})
+
+
+def save_generator(
+    folder: Path,
+    generator: Generator,
+    schedule: NoiseSchedule,
+    *,
+    seed: int,
+    steps: int,
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> GeneratorCard:
+    """Write ``generator.safetensors``, then ``generator.json``; returns the card. Give the running average where there
+    is one. Raises ``OutputError``.
+    """
+    from safetensors.torch import save
+
+    weights = {name: t.detach().cpu().contiguous() for name, t in generator.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / GENERATOR_WEIGHTS, save(weights))
+    card = GeneratorCard(
+        kind=generator.kind,
+        shape=generator.shape,
+        condition_features=generator.condition_features,
+        options=generator.options,
+        betas=schedule.betas,
+        seed=seed,
+        steps=steps,
+        config=dict(config or {}),
+        inputs=dict(inputs or {}),
+        weights_digest=hash_file(folder / GENERATOR_WEIGHTS),
+        versions={**package_versions(), "torch": torch.__version__},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_atomic(folder / GENERATOR_CARD, card.model_dump_json(indent=1).encode())
+    return card
+
+
+def load_generator(folder: str | Path) -> tuple[Generator, GeneratorCard]:
+    """The generator in ``folder``, on the CPU and in evaluation mode, and its card.
+
+    Raises ``MissingWeights`` when a file is absent, ``ArtifactError`` when the card is damaged or the weights are not
+    the card's.
+    """
+    card, path = load_generator_card(folder), Path(folder) / GENERATOR_WEIGHTS
+    generator = build_generator(card.kind, card.shape, card.condition_features, **card.options)
+    _fill(generator, _weights(path, card), path)
+    return generator.eval(), card
+
+
+def load_generator_card(folder: str | Path) -> GeneratorCard:
+    """The card of the generator in ``folder``; raises ``MissingWeights`` or ``ArtifactError``."""
+    path = Path(folder) / GENERATOR_CARD
+    if not path.exists():
+        raise MissingWeights(
+            f"{folder} holds no {GENERATOR_CARD}; give the folder of a finished `semaug diffaug train`"
+        )
+    try:
+        return GeneratorCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"{path} is damaged: {error.errors()[0]['msg']}; restore it or train again") from error
+
+
+def _weights(path: Path, card: GeneratorCard) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise MissingWeights(f"{path.parent} holds a card and no {GENERATOR_WEIGHTS}; copy it beside the card")
+    found = hash_file(path)
+    if found != card.weights_digest:
+        raise ArtifactError(
+            f"{path} has digest {found}, its card says {card.weights_digest}; copy both files from the same run"
+        )
+    return load_file(path)
+
+
+def _fill(generator: Generator, weights: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        generator.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"{path} does not fit its card: {reason}; copy both files from the same run") from error

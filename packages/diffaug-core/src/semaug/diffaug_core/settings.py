@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from semaug.artifacts.errors import InvalidOption
+from semaug.diffaug_core.diffusion import NoiseSchedule
+from semaug.diffaug_core.samplers import SAMPLERS, Sampler, build_sampler
 from semaug.ssl_methods.losses.dlme import Similarity
 from semaug.ssl_methods.losses.kernels import KERNELS
 
@@ -30,8 +32,9 @@ class DiffAugSettings:
 
     ``generate`` false trains the encoder alone on the same batches. ``copies`` generated views of every sample are kept
     and made anew every ``refresh_every`` epochs. ``first_view`` None is ``clean`` for rows (Eq. 1: a sample against its
-    augmentation) and ``hand`` for images. ``encoder`` and ``generator`` are options of ``semantic_encoder`` and
-    ``build_generator``. Learning rates fall to ``decay`` of themselves after each tenth of their network's steps.
+    augmentation) and ``hand`` for images; ``clip`` None bounds generated images to [-1, 1] and leaves rows. ``encoder``
+    and ``generator`` are options of ``semantic_encoder`` and ``build_generator``, with the ``kind`` of the latter.
+    Learning rates fall to ``decay`` of themselves after each tenth of their network's steps.
     """
 
     loss: Loss = "soft"
@@ -60,6 +63,7 @@ class DiffAugSettings:
     sampler: str = "ddim"
     sampler_steps: int = 50
     eta: float = 0.0
+    clip: float | None = None
     generator_weight: float = 0.01
 
     lr: float = 1e-3
@@ -91,12 +95,24 @@ class DiffAugSettings:
             raise InvalidOption(
                 f"{self.sampler_steps} sampler steps do not fit into {self.timesteps} timesteps; lower them"
             )
+        if self.sampler != "ddim" and self.eta:
+            raise InvalidOption(f"eta is {self.eta} and belongs to ddim; leave it away for sampler {self.sampler!r}")
         _ = self.similarity
 
     @property
     def similarity(self) -> Similarity:
         """How distances become similarities; raises ``InvalidOption``."""
         return Similarity(KERNELS[self.kernel], self.nu_y, self.nu_z, self.beta, self.detach_p)
+
+    def build_sampler(self, shape: tuple[int, ...]) -> Sampler:
+        """The sampler of samples of ``shape``; raises ``InvalidOption``."""
+        bound = 1.0 if self.clip is None and len(shape) > 1 else self.clip
+        options = {"eta": self.eta} if self.sampler == "ddim" else {}
+        return build_sampler(self.sampler, steps=self.sampler_steps, clip=bound, **options)
+
+    def noise_schedule(self) -> NoiseSchedule:
+        """beta of every time step."""
+        return NoiseSchedule.linear(self.timesteps, self.noise_start, self.noise_stop)
 
     @property
     def substitutes(self) -> bool:
@@ -120,6 +136,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "schedule": get_args(Schedule),
     "first_view": (*get_args(FirstView), None),
     "precision": get_args(Precision),
+    "sampler": tuple(SAMPLERS),
 }
 
 _RANGES: dict[str, tuple[float, float]] = {

@@ -6,6 +6,7 @@ Layout::
     run/last.ckpt              the last good checkpoint
     run/metrics.csv, events.*  learning curves
     run/guidance/epoch-*.zarr  of a run that refreshes its pairs: the guidance of each period
+    run/generator.*            of DiffAug: its generator and the card; bank-*.safetensors, while it trains
     run/encoder.safetensors    the result, and encoder.json its card (written last: its presence means done)
 """
 
@@ -174,8 +175,9 @@ def _clear(path: Path) -> None:
     with writing(path):
         for name in (ENCODER_CARD, ENCODER_WEIGHTS, CHECKPOINT, METRICS):
             (path / name).unlink(missing_ok=True)
-        for events in path.glob("events.out.tfevents.*"):
-            events.unlink()
+        for pattern in ("events.out.tfevents.*", "generator.json", "generator.safetensors", "bank-*.safetensors"):
+            for written in path.glob(pattern):
+                written.unlink()
         for guidance in (path / GUIDANCE).glob("epoch-*.zarr"):
             shutil.rmtree(guidance)
         (path / RECORD).unlink(missing_ok=True)

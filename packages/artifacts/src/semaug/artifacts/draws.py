@@ -48,12 +48,38 @@ def uniforms(key: int, count: int, start: int = 0) -> NDArray[np.float64]:
     >>> bool(uniforms(7, 3)[2] == uniform(7, 2))
     True
     """
+    return uniform_rows(np.array([key], np.uint64), count, start)[0]
+
+
+def uniform_rows(keys: NDArray[np.uint64], count: int, start: int = 0) -> NDArray[np.float64]:
+    """Numbers ``start`` to ``start + count - 1`` of each of the draws ``keys`` (n,): float64 (n, count), on [0, 1).
+
+    >>> bool(uniform_rows(np.array([7, 9], np.uint64), 3)[1, 2] == uniform(9, 2))
+    True
+    """
     slots = np.arange(start + 1, start + count + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        z = np.uint64(key) + slots * np.uint64(GOLDEN_GAMMA)
+        z = keys[:, None] + slots * np.uint64(GOLDEN_GAMMA)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * TO_UNIT
+
+
+def normal_rows(keys: NDArray[np.uint64], count: int, start: int = 0) -> NDArray[np.float64]:
+    """The same numbers as draws from N(0, 1), by Box and Muller: float64 (n, count).
+
+    ``start`` is even, so that a draw is the same however it is cut; number 2i and 2i + 1 come from the same uniforms.
+
+    >>> keys = np.array([7, 9], np.uint64)
+    >>> bool((normal_rows(keys, 4)[:, 2:] == normal_rows(keys, 2, 2)).all())
+    True
+    """
+    if start % 2:
+        raise ValueError(f"start is {start}; give an even number")
+    numbers = uniform_rows(keys, count + count % 2, start).reshape(len(keys), -1, 2)
+    radius, angle = np.sqrt(-2 * np.log1p(-numbers[..., 0])), 2 * np.pi * numbers[..., 1]
+    both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2)
+    return both.reshape(len(keys), -1)[:, :count]
 
 
 def generator(seed: int, purpose: str, epoch: int = 0, key: str = "") -> np.random.Generator:

@@ -11,6 +11,7 @@ from semaug.cli.console import GLOBAL_OPTIONS, LazyGroup, explain, load_config, 
 
 COMMANDS = {
     "quickstart": ("quickstart:command", "See semantic guidance work in four minutes, without any data."),
+    "doctor": ("doctor:command", "Say what is installed, what can run here, and the remedy for what is missing."),
     "data": ("data:group", "Index, pack, describe and verify images and artifacts."),
     "quality": ("quality:group", "Score image quality and report how images are routed."),
     "guide": ("guide:group", "Extract, exchange and look at boxes and masks."),

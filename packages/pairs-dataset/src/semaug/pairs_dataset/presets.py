@@ -98,11 +98,12 @@ PRESETS: Mapping[str, tuple[Recipe, Recipe]] = {
         replace(_ADAINF, jitter=(0.4, 0.4, 0.2, 0.1), blur_p=0.0),
         replace(_ADAINF, jitter=(0.4, 0.4, 0.2, 0.1), blur_p=0.0, solarise_p=0.2),
     ),
+    "diffaug": (replace(_SYMMETRIC, jitter=(0.4, 0.4, 0.2, 0.2), blur_p=0.0, solarise_p=0.2),) * 2,
     "crop_flip": (Recipe().without("jitter", "gray", "blur"),) * 2,
     "identity": (Recipe().without(*TRANSFORMS),) * 2,
 }
 """The recipes of the two views, by name. `byol` is the published two-view recipe, which the ImageNet-100 preset is;
-`crop_flip` is what masked reconstruction takes."""
+`diffaug` is DiffAug's hand-made augmentation of images, and `crop_flip` is what masked reconstruction takes."""
 
 
 _COLOURS = ("jitter", "gray", "blur", "solarise")

@@ -29,23 +29,24 @@ from semaug.cli.console import (
 
 PAIRS = (
     "standard", "duplicated", "guided", "cross", "inflated", "center", "random_box", "shuffled_box", "self", "semantic",
-    "synthetic", "adainf",
+    "synthetic", "diffusion", "adainf",
 )  # fmt: skip
 MODES = ("a", "b", "c", "d", "e", "f", "g", "h", "g-pool", "h-distinct", "mix", "direct")
 PRESETS = (
     "symmetric", "symmetric_weak", "asymmetric_cifar", "asymmetric_imagenet", "vicreg_cifar", "byol",
-    "adainf_symmetric", "adainf_asymmetric", "crop_flip", "identity",
+    "adainf_symmetric", "adainf_asymmetric", "diffaug", "crop_flip", "identity",
 )  # fmt: skip
 TRANSFORMS = (
     "full", "no_gray", "no_jitter", "no_blur", "no_flip", "no_rotation", "crop_only", "identity",
 )  # fmt: skip
+POSITIVES = ("drawn", "enlarged", "mixed")
 EXPORT_FORMATS = ("torchvision", "timm", "onnx", "detectron2")
 INIT_FORMATS = ("auto", "semaug", "torchvision", "timm", "lightly", "solo", "moco", "dino")
 PAIR_OPTIONS = (
     "preset", "transforms", "rotation", "semantic", "synthetic", "mode", "direct_views", "similarity", "min_similarity",
-    "generated", "real_copies", "crop", "scale", "box_scale", "margin", "tau", "tau_mask",
-    "centre_beta", "p_guided", "guided_views", "box_select", "box_scope", "mask_mode", "copies", "materialized",
-    "local_views", "local_size", "local_scale", "guided_locals",
+    "augment", "positives", "alpha", "raw_positives", "generated", "real_copies", "crop", "scale", "box_scale",
+    "margin", "tau", "tau_mask", "centre_beta", "p_guided", "guided_views", "box_select", "box_scope", "mask_mode",
+    "copies", "materialized", "local_views", "local_size", "local_scale", "guided_locals",
 )  # fmt: skip
 
 
@@ -111,6 +112,16 @@ SHARED = (
         type=click.FloatRange(-1, 1),
         help="Below it the real image stands in for the synthetic one.",
     ),
+    click.option(
+        "--augment", type=click.Path(exists=True), help="Positives of `semaug diffaug augment`, for `diffusion`."
+    ),
+    click.option(
+        "--positives",
+        type=click.Choice(POSITIVES),
+        help="One a pair, drawn anew every epoch; all k, as k times the pairs; or as images of their own (drawn).",
+    ),
+    click.option("--alpha", type=click.FloatRange(0, 1), help="Probability that view 2 is a positive (1)."),
+    click.option("--raw-positives", is_flag=True, default=None, help="Show positives whole, without augmentation."),
     click.option("--generated", help="Generated images, for `adainf` (any image source)."),
     click.option("--real-copies", type=click.IntRange(1), help="Times each real image is seen for `adainf` (10)."),
     click.option(

@@ -54,7 +54,7 @@ ABLATIONS: dict[str, Ablation] = {
     "B1": Ablation(
         "InfoNCE on hand-made augmentation, without a generator",
         {"loss": "infonce", "generate": False},
-        "equals B2 in all eight cells and DLME's row, though SimCLR itself prints 84.2 on CIFAR-10: the label is doubtful",
+        "equals B2 in all eight cells and DLME's row; SimCLR itself prints 84.2 on CIFAR-10, so the label is doubtful",
     ),
     "B2": Ablation(
         "the soft contrastive loss on hand-made augmentation, without a generator",

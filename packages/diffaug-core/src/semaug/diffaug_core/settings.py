@@ -97,6 +97,9 @@ class DiffAugSettings:
             )
         if self.sampler != "ddim" and self.eta:
             raise InvalidOption(f"eta is {self.eta} and belongs to ddim; leave it away for sampler {self.sampler!r}")
+        for name in ("encoder", "generator"):  # as JSON gives them back
+            options = {k: tuple(v) if isinstance(v, list) else v for k, v in sorted(getattr(self, name).items())}
+            object.__setattr__(self, name, options)
         _ = self.similarity
 
     @property

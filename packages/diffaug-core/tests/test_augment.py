@@ -12,10 +12,11 @@ from scipy import stats
 
 from semaug.artifacts.augment_table import AugmentTable
 from semaug.artifacts.draws import normal_rows
-from semaug.artifacts.errors import ArtifactMismatch, InvalidOption, UnreadableImage
+from semaug.artifacts.errors import ArtifactError, ArtifactMismatch, InvalidOption, UnreadableImage
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import augment_row
 from semaug.artifacts.sources import open_source
+from semaug.artifacts.tables import is_table, open_table
 from semaug.artifacts.verify import verify
 from semaug.diffaug_core.augment import (
     Augmenter,
@@ -27,7 +28,9 @@ from semaug.diffaug_core.augment import (
     to_pixels,
 )
 from semaug.diffaug_core.nearest import describe_nearest, nearest_of
+from semaug.diffaug_core.neighbours import NeighbourSettings
 from semaug.diffaug_core.settings import DiffAugSettings
+from semaug.diffaug_core.table_samples import TableSamples
 from semaug.diffaug_core.training import train_diffaug
 
 ROWS, FEATURES, SIDE = 40, 6, 8
@@ -292,3 +295,29 @@ def test_the_noise_of_a_seed_is_normal_independent_and_addressed_by_its_place() 
 def test_the_manifest_is_plain_json(run, tmp_path) -> None:
     manifest = augment(Blobs(), run, tmp_path / "a.zarr").manifest
     assert json.loads(manifest.model_dump_json())["info"]["nearest"]["positives"] == ROWS
+
+
+def test_generated_rows_are_a_table_like_their_origins(tmp_path) -> None:
+    rng = np.random.default_rng(2)
+    lines = [f"cell{i},{'ab'[i % 2]},{','.join(f'{v:.4f}' for v in rng.random(3))}" for i in range(20)]
+    (tmp_path / "cells.csv").write_text("cell,type,g1,g2,g3\n" + "\n".join(lines) + "\n")
+    table = open_table(f"{tmp_path / 'cells.csv'}?key=cell&label=type&steps=standardise")
+    samples = TableSamples(table, NeighbourSettings(3))
+    train_diffaug(samples, tmp_path / "run", SMALL, epochs=1, batch_size=10)
+    augment(samples, tmp_path / "run", tmp_path / "a.zarr", AugmentPlan(k=2))
+    assert is_table(str(tmp_path / "a.zarr"))
+    made = open_table(tmp_path / "a.zarr")
+    assert made.feature_names == table.feature_names
+    assert made.steps == table.steps
+    assert made.class_names == table.class_names == ("a", "b")
+    assert made.labels.tolist() == np.repeat(table.labels, 2).tolist()
+    assert made.obs["origin"].tolist() == [k for k in table.keys for _ in range(2)]
+    assert made.fingerprint == AugmentTable.open(tmp_path / "a.zarr").require_rows().fingerprint
+    assert (made.features == read_rows(tmp_path / "a.zarr")).all()
+
+
+def test_an_artifact_of_images_is_no_table(image_run, tmp_path) -> None:
+    augment(Blobs((3, SIDE, SIDE), 12), image_run, tmp_path / "a.zarr")
+    assert not is_table(str(tmp_path / "a.zarr"))
+    with pytest.raises(ArtifactError, match="the positives are images and rows are needed"):
+        open_table(tmp_path / "a.zarr")

@@ -166,7 +166,11 @@ def _manifest(work: AugmentWork, shard_size: int) -> Manifest:
             "class_names": list(getattr(samples, "class_names", ())),
         },
         inputs={"source": samples.fingerprint, **work.trained.inputs},
-        info={"run": work.trained.path, "features": list(getattr(samples, "feature_names", ()))},
+        info={
+            "run": work.trained.path,
+            "features": list(getattr(samples, "feature_names", ())),
+            "steps": list(getattr(samples, "steps", ())),
+        },
     )
 
 

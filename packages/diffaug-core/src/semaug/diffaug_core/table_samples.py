@@ -54,6 +54,21 @@ class TableSamples:
         """The table's."""
         return self.table.fingerprint
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes that labels index."""
+        return self.table.class_names
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The name of every column."""
+        return self.table.feature_names
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The preprocessing that the rows went through."""
+        return self.table.steps
+
     def __len__(self) -> int:
         return len(self._rows)
 

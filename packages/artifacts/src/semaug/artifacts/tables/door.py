@@ -15,6 +15,7 @@ from semaug.artifacts.tables.h5ad import read_h5ad
 from semaug.artifacts.tables.known import PBMC, read_scanpy, read_sklearn
 from semaug.artifacts.tables.labels import read_labels
 from semaug.artifacts.tables.parquet import read_parquet
+from semaug.artifacts.tables.positives import holds_rows, read_positives
 from semaug.artifacts.tables.prepare import TRAIN_SHARE, Preparation, prepare
 from semaug.artifacts.tables.raw import RawTable
 from semaug.artifacts.tables.recipes import RECIPES
@@ -35,7 +36,8 @@ def open_table(spec: str | os.PathLike[str]) -> Table:
     """Open a table by path or by spec, with options in the manner of ``open_source``.
 
     ``cells.h5ad``, ``.csv(.gz)``, ``.tsv(.gz)``, ``.parquet``, ``.npy``; ``scanpy:pbmc68k_reduced``;
-    ``sklearn:digits``; or a recipe of the paper, ``hcl?root=FOLDER`` (``RECIPES``). Options, after a ``?``: ``label``
+    ``sklearn:digits``; an artifact of rows that DiffAug generated, which takes no options; or a recipe of the paper,
+    ``hcl?root=FOLDER`` (``RECIPES``). Options, after a ``?``: ``label``
     (a column of obs), ``labels`` (a file), ``layer`` (`raw` for raw.X) or ``obsm`` of an AnnData file, ``obs`` and
     ``key`` (columns of a text table that are no features), ``features`` (names, or @FILE), ``nonzero``, ``min_class``,
     ``split`` (train, test) with ``share`` and ``seed``, ``steps`` (``STEPS``), and ``fit`` (a file that the steps are
@@ -45,6 +47,8 @@ def open_table(spec: str | os.PathLike[str]) -> Table:
     is needed that is not installed.
     """
     text = os.fspath(spec)
+    if (artifact := Path(text).expanduser()).suffix == ".zarr" and artifact.is_dir():
+        return read_positives(artifact.resolve())
     full = text if text.partition(":")[0] in SCHEMES and not Path(text).exists() else f"table:{text}"
     name, options = _parse(text, full)
     scheme = full.partition(":")[0]
@@ -65,9 +69,11 @@ def open_table(spec: str | os.PathLike[str]) -> Table:
 def is_table(spec: str) -> bool:
     """Whether a spec is one that ``open_table`` alone can take: a scheme, a recipe or a suffix of tables.
 
-    A ``.csv`` or ``.parquet`` file is not: it may be a list of images as well.
+    A ``.csv`` or ``.parquet`` file is not: it may be a list of images as well. An artifact is where it holds rows.
     """
     name = spec.partition("?")[0]
+    if name.endswith(".zarr"):
+        return holds_rows(Path(name).expanduser())
     known = name in RECIPES or spec.partition(":")[0] in SCHEMES
     return (known and not Path(spec).exists()) or name.endswith((".h5ad", ".npy", ".tsv", ".tsv.gz", ".csv.gz"))
 

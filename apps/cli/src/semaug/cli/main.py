@@ -20,6 +20,7 @@ COMMANDS = {
     "synth": ("synth:group", "Generate synthetic positives: caption, rewrite, segment, generate, compare."),
     "pretrain": ("pretrain:group", "Train an encoder on positive pairs."),
     "eval": ("evaluate:group", "Evaluate an encoder: linear probe, kNN, everything."),
+    "study": ("study:group", "Run the papers' tables and figures, variants against controls, like for like."),
 }
 """name -> (module:attribute below ``semaug.cli.commands``, short help)."""
 

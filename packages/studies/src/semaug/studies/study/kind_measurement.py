@@ -1,0 +1,25 @@
+"""Kind `measurement`: nothing is compared by training; artifacts are made and looked at (and runs timed)."""
+
+from __future__ import annotations
+
+from semaug.artifacts.errors import InvalidOption
+from semaug.studies.study import kind_training
+from semaug.studies.study.kinds import Kind
+from semaug.studies.study.makers import check_artifact
+from semaug.studies.study.measurements import check_measurements, measurement_sections
+from semaug.studies.study.schema import Preset
+
+
+def check(preset: Preset) -> None:
+    """Raise ``InvalidOption`` for a preset that measures nothing."""
+    if not preset.measurements:
+        raise InvalidOption(f"{preset.name}: a measurement needs a table [measurements.NAME]; there is none")
+    for name, artifact in preset.artifacts.items():
+        check_artifact(name, artifact.kind, artifact.options)
+    check_measurements(preset)
+
+
+KIND = Kind(
+    "make artifacts and look at them; its variants are trained to be timed", check, kind_training.plan,
+    sections=measurement_sections,
+)  # fmt: skip

@@ -1,0 +1,141 @@
+"""``run_study``: prepare, train and score what is not done, measure, report. Stopped, the same call goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from semaug.artifacts.errors import InvalidOption
+from semaug.artifacts.progress import OnProgress, ignore_progress
+from semaug.studies.runner import Outcome, run_jobs
+from semaug.studies.study.catalogue import open_preset, scale_of
+from semaug.studies.study.data import resolve_data
+from semaug.studies.study.jobs import Guarded
+from semaug.studies.study.kinds import Kind, Longer, Planned, kind_of
+from semaug.studies.study.makers import MAKERS
+from semaug.studies.study.measurements import run_measurements
+from semaug.studies.study.plan import Study, read_record, write_record
+from semaug.studies.study.prepare import Ready, artifact_order, prepare
+from semaug.studies.study.schema import Preset
+from semaug.studies.study.weights import resolve_weights
+
+
+@dataclass(frozen=True, slots=True)
+class StudyDone:
+    """What a run left: the report, its verdict, and one line for every job or artifact that failed."""
+
+    report: Path
+    verdict: str
+    failed: tuple[str, ...]
+
+
+def plan_study(
+    name: str,
+    scale: str,
+    out: Path,
+    *,
+    data: Mapping[str, str] | None = None,
+    weights: Mapping[str, str] | None = None,
+    data_root: Path | None = None,
+    seeds: int | None = None,
+    only: Sequence[str] = (),
+) -> Study:
+    """The study of a preset's name (or file) at a scale. ``data`` maps ``ROLE.train`` and ``ROLE.test`` to specs,
+    ``weights`` a model's role to a folder or id, ``seeds`` is their number.
+
+    Raises ``InvalidOption`` for a name, role, scale or variant that is not there.
+    """
+    preset = open_preset(name)
+    sized = scale_of(preset, scale)
+    small = sized.train_items is not None
+    roles = weight_roles(preset, only)
+    found = resolve_weights(roles, weights, out / "models" if small else None)
+    chosen = tuple(range(seeds)) if seeds else ()
+    return Study(preset, scale, out, resolve_data(preset, sized, data, data_root), found, chosen, tuple(only))
+
+
+def weight_roles(preset: Preset, only: Sequence[str] = ()) -> tuple[str, ...]:
+    """The models that the artifacts of a preset are made by."""
+    made = (preset.artifacts[name] for name in artifact_order(preset, only))
+    return tuple(dict.fromkeys(role for a in made for role in MAKERS[a.kind].roles(a.options)))
+
+
+def run_study(
+    study: Study,
+    *,
+    workers: int = 1,
+    devices: Sequence[str] = ("cpu",),
+    on_progress: OnProgress = ignore_progress,
+) -> StudyDone:
+    """Run what is not done and write the report.
+
+    ``workers`` processes take jobs (at least one a device); each keeps to one of ``devices``. Raises
+    ``InvalidOption`` where data or weights are missing, naming all of them, and ``ArtifactMismatch`` where ``out``
+    holds another study.
+    """
+    from semaug.studies.study.report import write_study_report
+
+    if study.missing:
+        raise InvalidOption(f"{study.preset.name} at scale {study.scale_name} lacks " + "; ".join(study.missing))
+    write_record(study, {"jobs": [], "artifacts": [], "longer": _kept_longer(study)})
+    ready = prepare(study, workers=workers, device=devices[0], on_progress=on_progress)
+    kind, crew = kind_of(study.preset), _Crew(max(workers, len(devices)), tuple(devices), on_progress)
+    first = kind.plan(study, ready)
+    _record(study, ready, first, ())
+    found = grouped(first, crew.run(first, "train"))
+    asked = _longer(study, ready, kind, found)
+    second = kind.plan_longer(study, ready, asked)
+    _record(study, ready, [*first, *second], asked)
+    crew.run(second, "train at equal cost")
+    run_measurements(study, ready)
+    return write_study_report(study.out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    workers: int
+    devices: tuple[str, ...]
+    on_progress: OnProgress
+
+    def run(self, planned: Sequence[Planned], stage: str) -> list[Outcome]:
+        """The outcomes in the order of ``planned``; a job that stands in several places runs once."""
+        unique = {p.job.name: Guarded(p.job, self.devices) for p in planned}
+        done = run_jobs(list(unique.values()), workers=self.workers, stage=stage, on_progress=self.on_progress)
+        by_name = dict(zip(unique, done, strict=True))
+        return [by_name[p.job.name] for p in planned]
+
+
+def grouped(planned: Sequence[Planned], outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[Outcome]]:
+    """Outcomes by setting and variant, in the order of the seeds."""
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    for place, outcome in zip(planned, outcomes, strict=True):
+        found.setdefault((place.setting, place.variant), []).append(outcome)
+    return found
+
+
+def _longer(study: Study, ready: Ready, kind: Kind, found: Mapping[tuple[str, str], Sequence[Outcome]]) -> list[Longer]:
+    """What is to train longer: what an earlier call settled, since times differ, and the rest by what was found."""
+    kept = {(a.setting, a.variant): a for a in (Longer(**row) for row in _kept_longer(study))}
+    asked = {(a.setting, a.variant): a for a in kind.longer(study, ready, found)}
+    return [kept.get(place, a) for place, a in asked.items()]
+
+
+def _kept_longer(study: Study) -> list[dict[str, Any]]:
+    record = read_record(study.out)
+    return list(record["longer"]) if record else []
+
+
+def _record(study: Study, ready: Ready, planned: Sequence[Planned], longer: Sequence[Longer]) -> None:
+    jobs = [
+        {"setting": p.setting, "variant": p.variant, "seed": p.seed, "name": p.job.name, "steps": p.job.steps,
+         "out": str(p.job.out.relative_to(study.out))}
+        for p in planned
+    ]  # fmt: skip
+    facts = {
+        "jobs": jobs,
+        "artifacts": [made.record() for made in ready.artifacts.values()],
+        "longer": [asdict(a) for a in longer] or _kept_longer(study),
+    }
+    write_record(study, facts)

@@ -265,5 +265,5 @@ def test_positives_of_other_images_of_the_set_are_not_taken(source, tmp_path) ->
     table = write_positives(tmp_path / "one.zarr", source, skip=range(1, COUNT))
     assert len(build(source, table)) == 1
     moved = AugmentTable(("gone",), table.k, table.digest, table.source, table.manifest, table.images, None)
-    with pytest.raises(NoPairs, match=f"none of {COUNT} images has a positive"):
+    with pytest.raises(NoPairs, match=f"none of {COUNT} items has a positive"):
         build(source, moved)

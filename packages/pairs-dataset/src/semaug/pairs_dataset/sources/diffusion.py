@@ -13,6 +13,7 @@ from semaug.artifacts.augment_table import AugmentTable
 from semaug.artifacts.draws import draw_key, uniform
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.sources import ImageSource
+from semaug.artifacts.tables import TableSource
 from semaug.pairs_dataset.crops import CropRule
 from semaug.pairs_dataset.errors import NoPairs
 from semaug.pairs_dataset.presets import TRANSFORMS
@@ -72,9 +73,9 @@ class PositiveUse:
 
 
 def plan_positives(
-    source: ImageSource, images: NDArray[np.int64], table: AugmentTable
+    source: ImageSource | TableSource, images: NDArray[np.int64], table: AugmentTable
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The images that have positives, and the place of each one's first in ``table``: int64 (n,) both.
+    """The images (or rows) that have positives, and the place of each one's first in ``table``: int64 (n,) both.
 
     Raises ``ArtifactError`` for positives of other data, ``NoPairs`` when no image has any.
     """
@@ -82,7 +83,7 @@ def plan_positives(
     places = table.places()
     found = [(i, places[key]) for i in images.tolist() if (key := source.key(i)) in places]
     if not found:
-        raise NoPairs(f"none of {len(images)} images has a positive; run `semaug diffaug augment` on all of them")
+        raise NoPairs(f"none of {len(images)} items has a positive; run `semaug diffaug augment` on all of them")
     kept, first = zip(*found, strict=True)
     return np.array(kept, np.int64), np.array(first, np.int64)
 

@@ -10,7 +10,14 @@ from semaug.diffaug_core.encoders import semantic_encoder
 from semaug.diffaug_core.generator_cards import load_generator, save_generator
 from semaug.diffaug_core.generators import GENERATORS, DenoisingMLP, DenoisingUNet, build_generator
 from semaug.diffaug_core.runs import DiffAugRun, load_diffaug
-from semaug.diffaug_core.samplers import SAMPLERS, AncestralSampler, ImplicitSampler, Sampler, build_sampler
+from semaug.diffaug_core.samplers import (
+    SAMPLERS,
+    AncestralSampler,
+    ImplicitSampler,
+    Sampler,
+    SolverSampler,
+    build_sampler,
+)
 from semaug.diffaug_core.samples import Samples
 from semaug.diffaug_core.settings import DiffAugSettings
 from semaug.diffaug_core.training import train_diffaug
@@ -34,6 +41,7 @@ __all__ = [
     "Sampler",
     "Samples",
     "Similarity",
+    "SolverSampler",
     "ablate",
     "alpha_sweep",
     "build_generator",

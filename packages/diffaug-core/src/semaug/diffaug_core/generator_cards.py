@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from semaug.artifacts.errors import ArtifactError, MissingWeights
+from semaug.artifacts.errors import ArtifactError, InvalidOption, MissingWeights
 from semaug.artifacts.files import hash_file, write_atomic
 from semaug.artifacts.store import package_versions
 from semaug.diffaug_core.diffusion import NoiseSchedule
@@ -68,10 +68,15 @@ def save_generator(
     inputs: Mapping[str, str] | None = None,
 ) -> GeneratorCard:
     """Write ``generator.safetensors``, then ``generator.json``; returns the card. Give the running average where there
-    is one. Raises ``OutputError``.
+    is one. Raises ``InvalidOption`` for another schedule than its own, ``OutputError``.
     """
     from safetensors.torch import save
 
+    if generator.schedule != schedule:
+        raise InvalidOption(
+            f"the generator was built for {generator.schedule.steps} time steps, the schedule trained with has "
+            f"{schedule.steps}, or other betas; build it with that schedule"
+        )
     weights = {name: t.detach().cpu().contiguous() for name, t in generator.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / GENERATOR_WEIGHTS, save(weights))
@@ -100,7 +105,7 @@ def load_generator(folder: str | Path) -> tuple[Generator, GeneratorCard]:
     the card's.
     """
     card, path = load_generator_card(folder), Path(folder) / GENERATOR_WEIGHTS
-    generator = build_generator(card.kind, card.shape, card.condition_features, **card.options)
+    generator = build_generator(card.kind, card.shape, card.condition_features, schedule=card.schedule, **card.options)
     _fill(generator, _weights(path, card), path)
     return generator.eval(), card
 

@@ -111,7 +111,9 @@ def _generator(
     shape, options = clean.samples.shape, dict(settings.generator)
     kind = options.pop("kind", "mlp" if len(shape) == 1 else "unet")
     conditions = build_conditions(settings.condition, encoder, clean, seed)
-    network = build_generator(kind, shape, conditions.width, seed=seed, **options).to(clean.device, clean.dtype)
+    schedule = settings.noise_schedule()
+    network = build_generator(kind, shape, conditions.width, schedule=schedule, seed=seed, **options)
+    network = network.to(clean.device, clean.dtype)
     return GeneratorPart(
         trained=_trained(network.train(), settings.generator_lr, steps, settings),
         average=Average(network, settings.ema_decay),

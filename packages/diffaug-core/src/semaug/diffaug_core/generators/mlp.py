@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from semaug.artifacts.errors import InvalidOption
-from semaug.diffaug_core.generators.base import Generator, time_features
+from semaug.diffaug_core.diffusion import NoiseSchedule
+from semaug.diffaug_core.generators.base import Generator, Prediction, time_features
 
 
 class DenoisingMLP(Generator):
@@ -19,7 +20,8 @@ class DenoisingMLP(Generator):
     every block before its activation. No layer mixes the rows of a batch.
 
     >>> import torch
-    >>> DenoisingMLP((12,), 3)(torch.randn(5, 12), torch.arange(5), torch.randn(5, 3)).shape
+    >>> schedule = NoiseSchedule.linear()
+    >>> DenoisingMLP((12,), 3, schedule)(torch.randn(5, 12), torch.arange(5), torch.randn(5, 3)).shape
     torch.Size([5, 12])
     """
 
@@ -29,10 +31,13 @@ class DenoisingMLP(Generator):
         self,
         shape: Sequence[int],
         condition_features: int | None,
+        schedule: NoiseSchedule,
         widths: Sequence[int] = (500, 80, 500),
         embedding: int = 128,
+        prediction: Prediction = "velocity",
     ) -> None:
-        super().__init__(shape, condition_features, {"widths": tuple(widths), "embedding": embedding})
+        options = {"widths": tuple(widths), "embedding": embedding}
+        super().__init__(shape, condition_features, schedule, prediction, options)
         if len(self.shape) != 1 or not widths or min(*self.shape, *widths, embedding // 2) < 1:
             raise InvalidOption(
                 f"samples {self.shape}, widths {tuple(widths)} and embedding {embedding} build no MLP; "
@@ -46,9 +51,8 @@ class DenoisingMLP(Generator):
         self.shifts = nn.Linear(embedding, sum(widths))
         self.out = nn.Linear(widths[-1], self.shape[0])
 
-    def forward(self, noisy: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """See ``Generator.forward``; rows (B, D)."""
-        self.require_fit(noisy, condition)
+    def put_out(self, noisy: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """See ``Generator.put_out``; rows (B, D)."""
         embedded = self.time(time_features(t, self.time_width).to(noisy.dtype))
         if condition is not None and self.condition is not None:
             embedded = embedded + self.condition(condition)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from semaug.artifacts.errors import InvalidOption
-from semaug.diffaug_core.generators.base import Generator
+from semaug.diffaug_core.diffusion import NoiseSchedule
+from semaug.diffaug_core.generators.base import Generator, Prediction
 
 _GROUPS = 8
 
@@ -23,7 +24,8 @@ class DenoisingUNet(Generator):
     ``channels``: one width a resolution, each half the last; every level whose side is in ``attention`` attends;
     ``layers``: residual blocks a level. The default has 1.4 million weights at 32 pixels.
 
-    >>> DenoisingUNet((3, 16, 16), 5, (8, 16))(torch.randn(2, 3, 16, 16), torch.tensor([1, 9]), torch.randn(2, 5)).shape
+    >>> generator = DenoisingUNet((3, 16, 16), 5, NoiseSchedule.linear(), channels=(8, 16))
+    >>> generator(torch.randn(2, 3, 16, 16), torch.tensor([1, 9]), torch.randn(2, 5)).shape
     torch.Size([2, 3, 16, 16])
     """
 
@@ -33,13 +35,15 @@ class DenoisingUNet(Generator):
         self,
         shape: Sequence[int],
         condition_features: int | None,
+        schedule: NoiseSchedule,
         channels: Sequence[int] = (32, 64, 128),
         layers: int = 1,
         attention: Sequence[int] = (8,),
         dropout: float = 0.0,
+        prediction: Prediction = "velocity",
     ) -> None:
         options = {"channels": tuple(channels), "layers": layers, "attention": tuple(attention), "dropout": dropout}
-        super().__init__(shape, condition_features, options)
+        super().__init__(shape, condition_features, schedule, prediction, options)
         self._check(tuple(channels), layers)
         from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -61,9 +65,8 @@ class DenoisingUNet(Generator):
         )
         self.condition = None if condition_features is None else nn.Linear(condition_features, self.embedding_width)
 
-    def forward(self, noisy: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """See ``Generator.forward``; images (B, C, S, S), about [-1, 1] before their noise."""
-        self.require_fit(noisy, condition)
+    def put_out(self, noisy: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """See ``Generator.put_out``; images (B, C, S, S), about [-1, 1] before their noise."""
         if condition is None or self.condition is None:
             embedded = torch.zeros(len(noisy), self.embedding_width, dtype=noisy.dtype, device=noisy.device)
         else:

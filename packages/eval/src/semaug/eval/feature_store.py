@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from semaug.artifacts.shards import peak_memory
 from semaug.artifacts.sources import ImageSource, inputs_of, labels_of
 from semaug.artifacts.sources.base import DIGEST_SIZE
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
+from semaug.artifacts.tables import TableSource
 from semaug.eval.features import (
     EmbeddedRows,
     Encode,
@@ -38,6 +39,7 @@ from semaug.eval.features import (
     enlarged_note,
     nothing_readable,
 )
+from semaug.eval.rows import embed_row_groups
 
 SHARD_SIZE = 4096
 """A multiple of 1,024 rows, so that a shard fills whole pages and the artifact is read without a copy."""
@@ -47,7 +49,7 @@ NPY_RECORD = "features.json"
 
 @dataclass(frozen=True, slots=True)
 class FeatureWork:
-    """An encoder and how images are prepared for it.
+    """An encoder and how images are prepared for it (None: it reads the rows of a table).
 
     ``encode`` is as in ``features.embed``; ``encoder`` the digest of its weights. ``feature_dim`` and
     ``projection_dim`` (None without projections) are the widths of what it returns.
@@ -55,18 +57,14 @@ class FeatureWork:
 
     encode: Encode
     encoder: str
-    preparation: Preparation
+    preparation: Preparation | None
     feature_dim: int
     projection_dim: int | None = None
 
-    def manifest(self, source: ImageSource, shard_size: int = SHARD_SIZE) -> Manifest:
+    def manifest(self, source: ImageSource | TableSource, shard_size: int = SHARD_SIZE) -> Manifest:
         """The identity of this encoder's features of a source."""
-        prepared = self.preparation
         config = FeaturesConfig(
-            input_size=prepared.input_size,
-            crop=prepared.crop,
-            mean=prepared.mean,
-            std=prepared.std,
+            **({} if self.preparation is None else asdict(self.preparation)),
             feature_dim=self.feature_dim,
             projection_dim=self.projection_dim,
             class_names=source.class_names,
@@ -80,13 +78,34 @@ class FeatureWork:
             info={"spec": source.spec},
         )
 
+    def embed_groups(
+        self,
+        source: ImageSource | TableSource,
+        groups: Sequence[Sequence[int]],
+        *,
+        batch_size: int,
+        workers: int,
+        device: str,
+        on_progress: OnProgress,
+        done: int,
+    ) -> Iterator[EmbeddedRows]:
+        """Features of groups of images, or of rows of a table, a group at a time."""
+        if self.preparation is None:
+            table = cast("TableSource", source)
+            return embed_row_groups(self.encode, table, groups, device=device, on_progress=on_progress, done=done)
+        images = cast("ImageSource", source)
+        return embed_groups(
+            self.encode, images, groups, self.preparation, batch_size=batch_size, workers=workers, device=device,
+            on_progress=on_progress, done=done,
+        )  # fmt: skip
+
     @property
     def row_bytes(self) -> int:
         """Bytes that one image takes in an artifact, its key left out."""
         return 4 * (self.feature_dim + (self.projection_dim or 0)) + 12
 
 
-def labels_digest(source: ImageSource) -> str:
+def labels_digest(source: ImageSource | TableSource) -> str:
     """What identifies the labels of a source, 32 hex digits: a list may label the same images anew."""
     digest = hashlib.blake2b(json.dumps(source.class_names).encode(), digest_size=DIGEST_SIZE)
     digest.update(labels_of(source).tobytes())
@@ -95,7 +114,7 @@ def labels_digest(source: ImageSource) -> str:
 
 def write_features(
     work: FeatureWork,
-    source: ImageSource,
+    source: ImageSource | TableSource,
     out: str | os.PathLike[str],
     *,
     shard_size: int = SHARD_SIZE,
@@ -105,7 +124,7 @@ def write_features(
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> ArtifactSummary:
-    """Write a ``features`` artifact of every readable image of a source, in its order.
+    """Write a ``features`` artifact of every readable image of a source, or every row of a table, in its order.
 
     Rerunning resumes. A shard is written while the next one is computed, so memory holds two of them. ``workers``
     threads read images ahead. Raises ``ArtifactMismatch`` where ``out`` holds features of another encoder, source or
@@ -117,9 +136,9 @@ def write_features(
         left = sum(len(manifest.shard_range(shard)) for shard in pending)
         require_space(Path(out), left * work.row_bytes, f"{out}")
         groups = [manifest.shard_range(shard) for shard in pending]
-        rows = embed_groups(
-            work.encode, source, groups, work.preparation, batch_size=batch_size, workers=workers, device=device,
-            on_progress=on_progress, done=manifest.items - left,
+        rows = work.embed_groups(
+            source, groups, batch_size=batch_size, workers=workers, device=device, on_progress=on_progress,
+            done=manifest.items - left,
         )  # fmt: skip
         _write_behind(writer, pending, rows, work)
         summary = writer.finish()
@@ -192,7 +211,8 @@ def open_features(path: str | os.PathLike[str], encoder: str | None = None) -> F
 
 def notes_of(artifact: Artifact) -> tuple[str, ...]:
     """The notes of the features of an artifact: whether images were enlarged."""
-    return enlarged_note(artifact.column("size"), _config(artifact).input_size)
+    size = _config(artifact).input_size
+    return () if size is None else enlarged_note(artifact.column("size"), size)
 
 
 def _config(artifact: Artifact) -> FeaturesConfig:

@@ -26,6 +26,7 @@ from semaug.artifacts.memory import keep_freed_memory
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
 from semaug.artifacts.schemas import Skipped
 from semaug.artifacts.sources.protocol import ImageSource
+from semaug.artifacts.tables.protocol import TableSource
 from semaug.eval.errors import EvaluationError
 
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
@@ -167,7 +168,7 @@ def embed(
 
     Raises ``EvaluationError`` where no image could be read.
     """
-    indices = _chosen(len(source), limit, seed)
+    indices = chosen_items(len(source), limit, seed)
     preparation = Preparation.of(input_size, mean, std, crop)
     steps = embed_groups(
         encode, source, [indices], preparation, batch_size=batch_size, workers=workers, device=device,
@@ -182,7 +183,7 @@ def embed(
     )  # fmt: skip
 
 
-def nothing_readable(source: ImageSource) -> EvaluationError:
+def nothing_readable(source: ImageSource | TableSource) -> EvaluationError:
     """The error of a source without one image that can be read."""
     return EvaluationError(
         f"none of {len(source)} images of {source.spec} could be read; `semaug data index` lists why"
@@ -223,7 +224,7 @@ def embed_groups(
     normalise = _Normaliser(preparation, device)
     total = done + sum(map(len, groups))
     collected = _Collected()
-    with _evaluation_mode(encode):
+    with evaluation_mode(encode):
         for batch, ends in _batches(source, groups, batch_size, workers, preparation):
             if batch.images:
                 with torch.inference_mode():
@@ -236,7 +237,8 @@ def embed_groups(
                 collected = _Collected()
 
 
-def _chosen(total: int, limit: int | None, seed: int) -> list[int]:
+def chosen_items(total: int, limit: int | None, seed: int) -> list[int]:
+    """All of ``total`` items, or a seeded random subset of ``limit``, in order."""
     if limit is None or limit >= total:
         return list(range(total))
     if limit < 1:
@@ -366,7 +368,8 @@ def _ahead(load: Callable[[Unit], Loaded], units: Iterable[Unit], workers: int, 
 
 
 @contextmanager
-def _evaluation_mode(encode: Encode) -> Iterator[None]:
+def evaluation_mode(encode: Encode) -> Iterator[None]:
+    """Put a module into evaluation mode, and back; anything else is left as it is."""
     if not isinstance(encode, torch.nn.Module):
         yield
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.guidance_table import GuidanceTable
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
     from semaug.artifacts.schemas import EncoderCard
+    from semaug.artifacts.tables import Table
     from semaug.eval.features import Features
     from semaug.pairs_dataset.sources import PairSource
+    from semaug.pairs_dataset.sources.rows import RowPairs
     from semaug.ssl_methods.encoder import Encoder
     from semaug.ssl_methods.methods import Method
     from semaug.ssl_methods.optimizers import OptimizerSettings
@@ -53,12 +55,13 @@ class SelfOptions:
 class TrainingPlan:
     """One pretraining run, by names and numbers.
 
-    ``images`` is what ``open_source`` takes; ``guidance`` the path of a guidance artifact; ``pair_options`` go to
-    ``make_pairs`` (see there), ``self_options`` are for pairs `self` alone. ``views`` says where views are made: `cpu`,
-    `device`, or `auto`, which is the device where it is a GPU and can make them. ``recipe`` names one of the method's
-    (``ssl_methods.presets``; its first by default): it decides what is None here and what ``hyperparameters`` leave
-    out. ``backbone_options`` are the backbone's own, and ``init`` are the weights it starts from (``initialise``).
-    ``optimizer`` is a preset of ``OPTIMIZERS``, ``lr`` stands in for the optimizer's rate.
+    ``images`` is what ``open_source`` takes, or ``open_table`` where the backbone reads rows; ``guidance`` the path of
+    a guidance artifact; ``pair_options`` go to ``make_pairs`` (see there) or are ``ROW_OPTIONS`` of rows,
+    ``self_options`` are for pairs `self` alone. ``views`` says where views are made: `cpu`, `device`, or `auto`, which
+    is the device where it is a GPU and can make them. ``recipe`` names one of the method's (``ssl_methods.presets``;
+    its first by default): it decides what is None here and what ``hyperparameters`` leave out. ``backbone_options``
+    are the backbone's own, and ``init`` are the weights it starts from (``initialise``). ``optimizer`` is a preset of
+    ``OPTIMIZERS``, ``lr`` stands in for the optimizer's rate.
     """
 
     images: str
@@ -143,24 +146,32 @@ def train(
     )
 
 
-def pairs_of(plan: TrainingPlan) -> PairSource:
-    """The pair source of a plan; raises what ``open_source`` and ``make_pairs`` raise."""
+def pairs_of(plan: TrainingPlan) -> PairSource | RowPairs:
+    """The pair source of a plan; raises what ``open_source`` and ``make_pairs``, or ``open_table``, raise."""
     from semaug.pairs_dataset import make_pairs
     from semaug.ssl_methods.presets import training_recipe
+    from semaug.studies.tables import reads_rows, refuse_row_options, refuse_table, row_pairs_of
 
     recipe = training_recipe(plan.method, plan.recipe)
+    if reads_rows(plan.backbone or recipe.backbone):
+        return row_pairs_of(plan)
+    refuse_row_options(plan.pair_options)
+    refuse_table(plan.images)
     source = open_source(plan.images)
     table = GuidanceTable.open(plan.guidance) if plan.guidance else None
     options = {"preset": recipe.augmentation, **recipe.views, **plan.pair_options}
     return make_pairs(plan.pairs, source, size=plan.size, seed=plan.seed, guidance=table, **options)
 
 
-def _views(plan: TrainingPlan, pairs: PairSource, hardware: Hardware) -> tuple[Any, Any]:
+def _views(plan: TrainingPlan, pairs: PairSource | RowPairs, hardware: Hardware) -> tuple[Any, Any]:
     """What the loader reads, and what makes views of it on the device: the pairs themselves and nothing on a CPU."""
     from semaug.pairs_dataset.device_views import DeviceViews, RawPairs
+    from semaug.pairs_dataset.sources.rows import RowPairs
 
     if plan.views not in ("auto", "cpu", "device"):
         raise InvalidOption(f"views {plan.views!r} are not known; choose auto, cpu or device")
+    if isinstance(pairs, RowPairs):
+        return pairs, None
     if plan.views == "device" and plan.pairs == "self":
         raise InvalidOption(
             f"pairs {plan.pairs!r} with views {plan.views!r}: these change in training; take --views cpu"
@@ -172,21 +183,27 @@ def _views(plan: TrainingPlan, pairs: PairSource, hardware: Hardware) -> tuple[A
     return RawPairs(pairs), DeviceViews(pairs.views)
 
 
-def method_of(plan: TrainingPlan, pairs: PairSource | None = None) -> Method:
+def method_of(plan: TrainingPlan, pairs: PairSource | RowPairs | None = None) -> Method:
     """The method of a plan on a new encoder; raises ``InvalidOption`` for an unknown method, recipe or parameter.
 
     ``pairs`` are those of the plan, where they are at hand.
     """
     from semaug.ssl_methods import METHODS, build_encoder, initialise
     from semaug.ssl_methods.presets import method_options, training_recipe
+    from semaug.studies.tables import open_inputs, reads_rows
 
     recipe, kind = training_recipe(plan.method, plan.recipe), METHODS[plan.method]
     known = {*method_options(plan.method), *recipe.hyperparameters}
     if unknown := sorted({*plan.hyperparameters} - known):
         raise InvalidOption(f"{plan.method} has no hyperparameter {unknown[0]!r}; it has {', '.join(sorted(known))}")
     backbone = plan.backbone or recipe.backbone
+    rows, source = reads_rows(backbone), None if pairs is None else pairs.source
+    if source is None and (rows or kind.reads_labels):
+        source = open_inputs(plan.images, rows)
     encoder = build_encoder(
-        backbone, input_size=plan.size, small_stem=plan.small_stem, seed=plan.seed,
+        backbone, small_stem=plan.small_stem, seed=plan.seed,
+        input_size=None if rows else plan.size,
+        input_features=len(cast("Table", source).feature_names) if rows else None,
         projector=recipe.projector or kind.default_projector,
         options={**recipe.backbone_options(backbone), **plan.backbone_options},
     )  # fmt: skip
@@ -194,20 +211,22 @@ def method_of(plan: TrainingPlan, pairs: PairSource | None = None) -> Method:
         initialise(encoder, plan.init, format=plan.init_format)
     own = {**recipe.hyperparameters, **plan.hyperparameters}
     if kind.reads_labels:
-        own["labels"] = _labels(open_source(plan.images) if pairs is None else pairs.source)
+        own["labels"] = _labels(cast("ImageSource | Table", source))
     return kind.assemble(encoder, seed=plan.seed, **own)
 
 
-def _labels(source: ImageSource) -> Any:
-    """The labels of all images; raises ``InvalidOption`` where there are none."""
+def _labels(source: ImageSource | Table) -> Any:
+    """The labels of all images or rows; raises ``InvalidOption`` where there are none."""
     from semaug.artifacts.sources.base import labels_of
 
     if not source.class_names:
-        raise InvalidOption(f"the method reads labels and {source.spec} has none; give images in class folders")
+        raise InvalidOption(
+            f"the method reads labels and {source.spec} has none; give images in class folders, or a table's label=..."
+        )
     return labels_of(source)
 
 
-def _refresh(plan: TrainingPlan, pairs: PairSource, hardware: Hardware, on_progress: OnProgress) -> Any:
+def _refresh(plan: TrainingPlan, pairs: PairSource | RowPairs, hardware: Hardware, on_progress: OnProgress) -> Any:
     """What renews the pairs while the run trains: nothing, but for pairs `self`."""
     from semaug.pairs_dataset.sources import SelfGuidedPairs
     from semaug.studies.self_guidance import SelfGuidance
@@ -241,9 +260,11 @@ def _callbacks(plan: TrainingPlan) -> list[Callback]:
     from semaug.eval.probes.knn import knn_accuracy
     from semaug.eval.probes.linear import LbfgsSettings, evaluate_linear
     from semaug.ssl_methods.callbacks import OnlineEvaluation
+    from semaug.ssl_methods.presets import training_recipe
+    from semaug.studies.tables import open_inputs, reads_rows
 
-    watch = plan.online_knn
-    bank, queries = open_source(watch.train), open_source(watch.test)
+    watch, rows = plan.online_knn, reads_rows(plan.backbone or training_recipe(plan.method, plan.recipe).backbone)
+    bank, queries = open_inputs(watch.train, rows), open_inputs(watch.test, rows)
 
     def evaluate(encoder: Encoder) -> dict[str, float]:
         train, test = (_embed(encoder, source, limit=watch.limit) for source in (bank, queries))
@@ -256,7 +277,12 @@ def _callbacks(plan: TrainingPlan) -> list[Callback]:
 
 
 def embed_run(
-    run: Path, source: ImageSource, *, device: str = "cpu", workers: int = 0, on_progress: OnProgress = ignore_progress
+    run: Path,
+    source: ImageSource | Table,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    on_progress: OnProgress = ignore_progress,
 ) -> Features:
     """Backbone features and projections of a source by the encoder of a run."""
     from semaug.ssl_methods import load_encoder
@@ -267,7 +293,7 @@ def embed_run(
 
 def _embed(
     encoder: Encoder,
-    source: ImageSource,
+    source: ImageSource | Table,
     *,
     device: str | None = None,
     workers: int = 0,
@@ -275,13 +301,17 @@ def _embed(
     on_progress: OnProgress = ignore_progress,
 ) -> Features:
     from semaug.eval.features import embed
+    from semaug.eval.rows import embed_rows
 
     where = device or str(next(encoder.parameters()).device)
     training = encoder.training
     encoder.eval()
     try:
+        if encoder.spec.input_size is None:
+            table = cast("Table", source)
+            return embed_rows(_encode(encoder), table, device=where, limit=limit, on_progress=on_progress)
         return embed(
-            _encode(encoder), source, input_size=encoder.image_size, mean=encoder.spec.mean,
+            _encode(encoder), cast("ImageSource", source), input_size=encoder.image_size, mean=encoder.spec.mean,
             std=encoder.spec.std, device=where, workers=workers, limit=limit, on_progress=on_progress,
         )  # fmt: skip
     finally:

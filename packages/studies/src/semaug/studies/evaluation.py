@@ -80,7 +80,7 @@ def ran_on(
     plain = json.loads(json.dumps(dict(settings or {}), default=str))
     return {
         "encoder": load_card(run).weights_digest,
-        "sources": {role: {"spec": spec, **content_of(spec)} for role, spec in sources.items()},
+        "sources": {role: {"spec": spec, **content_of(spec, run)} for role, spec in sources.items()},
         "settings": plain,
         "device": device,
         "versions": _versions(),
@@ -88,18 +88,20 @@ def ran_on(
     }
 
 
-def content_of(spec: str) -> dict[str, str]:
+def content_of(spec: str, run: Path | None = None) -> dict[str, str]:
     """What identifies the images of a spec (or of a features artifact) and, since a list may label the same images
-    anew, their labels."""
+    anew, their labels; the rows of a table, where the encoder of ``run`` reads tables."""
     from semaug.artifacts.reader import Artifact
-    from semaug.artifacts.sources import inputs_of, open_source
+    from semaug.artifacts.sources import inputs_of
     from semaug.eval.feature_store import labels_digest
+    from semaug.ssl_methods import load_card
     from semaug.studies.protocols.features import is_features
+    from semaug.studies.tables import open_inputs
 
     if is_features(spec):
         inputs = Artifact.open(spec, "features").manifest.inputs
         return {role: inputs[role] for role in ("source", "pixels", "labels") if role in inputs}
-    source = open_source(spec)
+    source = open_inputs(spec, run is not None and load_card(run).input_size is None)
     return {**inputs_of(source), "labels": labels_digest(source)}
 
 

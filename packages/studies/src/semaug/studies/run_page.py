@@ -235,7 +235,7 @@ def provenance(subject: Subject, verb: str) -> Provenance:
         "run": f"{card.method}, {card.backbone}, {card.steps:,} steps, seed {card.seed}",
         "seed of the evaluation": str(subject.seed),
     }
-    prints = {f"{role} images": content_of(spec).get("source", "") for role, spec in sources.items()}
+    prints = {f"{role} images": content_of(spec, subject.run).get("source", "") for role, spec in sources.items()}
     return Provenance(
         (subject.command(verb),), facts, card.versions,
         {**card.inputs, "weights": card.weights_digest, **prints}, card.config,

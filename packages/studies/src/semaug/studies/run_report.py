@@ -122,7 +122,7 @@ def evaluate_run(
     identity = {
         "format": FORMAT,
         "encoder": subject.card.weights_digest,
-        "sources": {role: content_of(spec) for role, spec in subject.sources_given().items()},
+        "sources": {role: content_of(spec, subject.run) for role, spec in subject.sources_given().items()},
         "seed": subject.seed,
     }
     outcomes = []

@@ -46,7 +46,7 @@ PAIR_OPTIONS = (
     "preset", "transforms", "rotation", "semantic", "synthetic", "mode", "direct_views", "similarity", "min_similarity",
     "augment", "positives", "alpha", "raw_positives", "generated", "real_copies", "crop", "scale", "box_scale",
     "margin", "tau", "tau_mask", "centre_beta", "p_guided", "guided_views", "box_select", "box_scope", "mask_mode",
-    "copies", "materialized", "local_views", "local_size", "local_scale", "guided_locals",
+    "copies", "materialized", "local_views", "local_size", "local_scale", "guided_locals", "neighbours", "components",
 )  # fmt: skip
 
 
@@ -161,6 +161,14 @@ SHARED = (
     click.option("--local-scale", type=(float, float), help="A small view's share of the image or box (0.05 0.4)."),
     click.option("--guided-locals", is_flag=True, default=None, help="Cut small views inside the object's box too."),
     click.option(
+        "--neighbours", type=click.IntRange(1), help="Near rows that a row of a table is mixed with (5; mlp alone)."
+    ),
+    click.option(
+        "--components",
+        type=click.IntRange(0),
+        help="Principal components among which these are found (50; 0: all columns).",
+    ),
+    click.option(
         "--views",
         type=click.Choice(["auto", "cpu", "device"]),
         default="auto",
@@ -168,7 +176,8 @@ SHARED = (
         help="Where views are made (auto: on a GPU where it can).",
     ),
     click.option(
-        "--backbone", help="small-cnn, resnet18/34/50/101, mobilenetv2, vit-s16/s8/s4 or timm:NAME (the recipe's)."
+        "--backbone",
+        help="small-cnn, resnet18/34/50/101, mobilenetv2, vit-s16/s8/s4 or timm:NAME (the recipe's); mlp for tables.",
     ),
     click.option(
         "--backbone-option",
@@ -281,7 +290,8 @@ def _recipe_text(name: str, table: Mapping[str, Any]) -> str:
 def _method_help(method: str, table: Mapping[str, Any]) -> str:
     recipes = "\n".join(_recipe_text(name, recipe) for name, recipe in table["recipes"].items())
     return (
-        f"Pretrain on FOLDER (images of any kind `semaug data info` opens) with {table['title']}: {table['about']}.\n\n"
+        f"Pretrain on FOLDER (images of any kind `semaug data info` opens; with --backbone mlp a table) with "
+        f"{table['title']}: {table['about']}.\n\n"
         f"\b\nExample:\n  semaug pretrain {method} photos/ --pairs guided --guidance guidance.zarr --steps 500 "
         f"--out run/\n\n\b\nRecipes (--recipe; a flag goes before the recipe's value):\n{recipes}"
     )

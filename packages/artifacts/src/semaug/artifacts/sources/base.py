@@ -6,12 +6,12 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.errors import SourceError
-from semaug.artifacts.sources.protocol import ImageSource
 
 DIGEST_SIZE = 16
 
@@ -107,7 +107,22 @@ def require_unique(keys: Sequence[str], origins: Sequence[str], where: str) -> N
         seen[key] = origin
 
 
-def inputs_of(source: ImageSource) -> dict[str, str]:
+class Identified(Protocol):
+    """What images and tables share: content and labels."""
+
+    @property
+    def fingerprint(self) -> str:
+        """blake2b over the sorted (key, content hash) pairs."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def label(self, index: int) -> int | None:
+        """The class of an item, or None."""
+        ...
+
+
+def inputs_of(source: Identified) -> dict[str, str]:
     """What identifies the pixels that a step reads: ``source``, the fingerprint, and of a resized copy also ``pixels``.
 
     A resized pack keeps its origin's fingerprint, since guidance fits both; scores and weights do not.
@@ -116,7 +131,7 @@ def inputs_of(source: ImageSource) -> dict[str, str]:
     return {"source": source.fingerprint} | ({"pixels": pixels} if pixels else {})
 
 
-def labels_of(source: ImageSource) -> NDArray[np.int64]:
-    """The labels of all images: int64, shape (n,), -1 where there is none."""
+def labels_of(source: Identified) -> NDArray[np.int64]:
+    """The labels of all items: int64, shape (n,), -1 where there is none."""
     labels = (source.label(i) for i in range(len(source)))
     return np.fromiter((-1 if label is None else label for label in labels), np.int64, len(source))

@@ -97,7 +97,7 @@ def _prepared(run: Path, images: str, batch_size: int, limit: int, seed: int) ->
         batches.append(batch)
         return torch.zeros(len(batch), 1), None
 
-    prepared = Embedder(run).work.preparation
+    prepared = Embedder(run).preparation
     started = time.perf_counter()
     found = embed(
         keep, open_source(images), input_size=prepared.input_size, mean=prepared.mean, std=prepared.std,

@@ -10,18 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from semaug.artifacts.errors import ArtifactError, ArtifactLocked, InvalidOption, OutputError
+from semaug.artifacts.errors import ArtifactError, ArtifactLocked, InvalidOption, OutputError, SourceError
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact, read_manifest
-from semaug.artifacts.sources import ImageSource, open_source
+from semaug.artifacts.sources import ImageSource
 
 if TYPE_CHECKING:
     from semaug.artifacts.schemas import EncoderCard, Manifest
     from semaug.artifacts.store import ArtifactSummary
+    from semaug.artifacts.tables import Table
     from semaug.eval.feature_store import FeatureWork
-    from semaug.eval.features import Features
+    from semaug.eval.features import Features, Preparation
 
 Layout = Literal["artifact", "npy", "parquet"]
 CACHE = Path("eval", "features")
@@ -42,7 +43,7 @@ class Embedded:
         return {
             "images": manifest.items - len(self.summary.skipped),
             "skipped": len(self.summary.skipped),
-            **{name: manifest.config[name] for name in ("feature_dim", "projection_dim", "input_size")},
+            **{name: manifest.config.get(name) for name in ("feature_dim", "projection_dim", "input_size")},
             "encoder": manifest.inputs["encoder"],
             "source": manifest.inputs["source"],
             "digest": self.digest,
@@ -76,15 +77,10 @@ class Embedder:
 
     @cached_property
     def card(self) -> EncoderCard:
-        """The card of the run; raises ``InvalidOption`` for an encoder of tables."""
+        """The card of the run."""
         from semaug.ssl_methods import load_card
 
-        card = load_card(self.run)
-        if card.input_size is None:
-            raise InvalidOption(
-                f"{self.run} holds an encoder of tables ({card.backbone}); it has no features of images"
-            )
-        return card
+        return load_card(self.run)
 
     @cached_property
     def work(self) -> FeatureWork:
@@ -93,10 +89,37 @@ class Embedder:
         from semaug.eval.features import Preparation
 
         card = self.card
-        assert card.input_size is not None
-        preparation = Preparation.of(card.input_size, card.mean, card.std)
+        preparation = None if card.input_size is None else Preparation.of(card.input_size, card.mean, card.std)
         encode = _encode(self.run, self.device)
         return FeatureWork(encode, card.weights_digest, preparation, card.feature_dim, card.projector_dim)
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images are prepared; raises ``InvalidOption`` for an encoder of tables."""
+        found = self.work.preparation
+        if found is None:
+            raise InvalidOption(
+                f"{self.run} holds an encoder of tables ({self.card.backbone}); it has no features of images"
+            )
+        return found
+
+    def open(self, spec: str) -> ImageSource | Table:
+        """The images of a spec, or the table, where the encoder reads tables.
+
+        Raises ``InvalidOption`` for a table of other columns or preprocessing than the encoder's.
+        """
+        from semaug.studies.tables import open_inputs, require_columns
+
+        rows = self.card.input_size is None
+        try:
+            source = open_inputs(spec, rows)
+        except SourceError as error:
+            if not rows:
+                raise
+            raise InvalidOption(f"{self.run} holds an encoder of tables ({self.card.backbone}): {error}") from error
+        if rows:
+            require_columns(self.card, source)
+        return source
 
     @property
     def readers(self) -> int:
@@ -112,10 +135,10 @@ class Embedder:
 
         if is_features(spec):
             return open_features(spec, self.card.weights_digest)
-        source = open_source(spec)
+        source = self.open(spec)
         return (self._kept(source) if self.keep else None) or self._in_memory(source)
 
-    def _kept(self, source: ImageSource) -> Features | None:
+    def _kept(self, source: ImageSource | Table) -> Features | None:
         """Features from the run's own store, written first where they are not there; None where that cannot be."""
         from semaug.eval.feature_store import open_features
 
@@ -136,7 +159,7 @@ class Embedder:
             return None
 
     def _write(
-        self, source: ImageSource, path: Path, *, shard_size: int | None = None, overwrite: bool = False
+        self, source: ImageSource | Table, path: Path, *, shard_size: int | None = None, overwrite: bool = False
     ) -> ArtifactSummary:
         from semaug.eval.feature_store import SHARD_SIZE, write_features
 
@@ -145,17 +168,21 @@ class Embedder:
             overwrite=overwrite, on_progress=self.on_progress,
         )  # fmt: skip
 
-    def _in_memory(self, source: ImageSource) -> Features:
+    def _in_memory(self, source: ImageSource | Table) -> Features:
         from semaug.eval.features import embed
+        from semaug.eval.rows import embed_rows
 
         work = self.work
-        prepared = work.preparation
+        if work.preparation is None:
+            table = cast("Table", source)
+            return embed_rows(work.encode, table, device=self.device, on_progress=self.on_progress)
+        prepared, images = work.preparation, cast("ImageSource", source)
         return embed(
-            work.encode, source, input_size=prepared.input_size, mean=prepared.mean, std=prepared.std,
+            work.encode, images, input_size=prepared.input_size, mean=prepared.mean, std=prepared.std,
             workers=self.readers, device=self.device, on_progress=self.on_progress,
         )  # fmt: skip
 
-    def kept_at(self, source: ImageSource) -> Path:
+    def kept_at(self, source: ImageSource | Table) -> Path:
         """Where the features of a source are kept: named after encoder, images, labels and preparation."""
         identity = json.dumps(self.work.manifest(source).identity(), sort_keys=True)
         return self.run / CACHE / f"{hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()}.zarr"
@@ -186,7 +213,7 @@ class Embedder:
         """
         from semaug.eval.feature_store import copy_features, export_npy, export_parquet
 
-        source = open_source(spec)
+        source = self.open(spec)
         kept = self.kept_at(source)
         if layout == "artifact":
             found = _finished(kept, self.work.manifest(source, shard_size) if shard_size else None)

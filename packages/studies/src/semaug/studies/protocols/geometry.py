@@ -112,6 +112,8 @@ def two_views(
     if is_features(images):
         return "a features artifact holds no images to make views of"
     embedder = Embedder(run, device, workers)
+    if embedder.card.input_size is None:
+        return "the encoder reads rows of a table, and the views are of images"
     encode, pairs = embedder.work.encode, _standard_pairs(embedder, images, seed)
     collected: dict[str, tuple[list[Any], list[Any]]] = {"backbone": ([], []), "projector": ([], [])}
     skipped: list[Skipped] = []
@@ -134,7 +136,7 @@ def two_views(
 def _standard_pairs(embedder: Any, images: str, seed: int) -> PairSource:
     from semaug.pairs_dataset import make_pairs
 
-    prepared = embedder.work.preparation
+    prepared = embedder.preparation
     pairs = make_pairs(
         "standard", open_source(images), preset=VIEWS, size=prepared.input_size, mean=prepared.mean, std=prepared.std,
         seed=seed,
@@ -200,9 +202,9 @@ def run_invariance(
     if is_features(images):
         raise InvalidOption(f"{images} holds features, and invariance changes images; give --images the images")
     embedder = Embedder(run, device, workers)
-    work = embedder.work
+    prepared = embedder.preparation
     return evaluate_invariance(
-        work.encode, open_source(images), TRANSFORMS, input_size=work.preparation.input_size,
-        mean=work.preparation.mean, std=work.preparation.std, draws=draws, limit=limit, workers=embedder.readers,
+        embedder.work.encode, open_source(images), TRANSFORMS, input_size=prepared.input_size,
+        mean=prepared.mean, std=prepared.std, draws=draws, limit=limit, workers=embedder.readers,
         device=device, seed=seed, on_progress=on_progress,
     )  # fmt: skip

@@ -73,7 +73,7 @@ def trained_on(run: Path, images: str) -> bool:
     from semaug.ssl_methods import load_card
     from semaug.studies.evaluation import content_of
 
-    return content_of(images)["source"] == load_card(run).inputs.get("source")
+    return content_of(images, run)["source"] == load_card(run).inputs.get("source")
 
 
 def run_kmeans(

@@ -99,14 +99,18 @@ class Subject:
 
     @cached_property
     def sources(self) -> dict[str, ImageSource]:
-        """The images of each role; a role given as features has none."""
+        """The images of each role; a role given as features has none, and an encoder of tables reads none."""
         from semaug.studies.protocols.features import is_features
 
+        if self.card.input_size is None:
+            return {}
         specs = {"train": self.train, "test": self.test}
         return {role: open_source(spec) for role, spec in specs.items() if not is_features(spec)}
 
     def images(self, role: str, what: str) -> ImageSource:
         """The images of a role; raises ``DoesNotFit`` where only their features were given."""
+        if self.card.input_size is None:
+            raise DoesNotFit(f"{what} reads images, and the encoder reads rows of a table ({self.card.backbone})")
         if role not in self.sources:
             raise DoesNotFit(f"{what} reads images, and --{role} gives features; give the images")
         return self.sources[role]

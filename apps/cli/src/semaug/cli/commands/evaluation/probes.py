@@ -21,7 +21,7 @@ def knn(run: Path, bank: str, test: str, out: Path | None, seed: int, as_json: b
     """Weighted kNN over k and temperature, backbone and projector; k and T chosen on a split of --train."""
     from semaug.studies.evaluation import content_of, run_knn
 
-    if exclude_self and content_of(bank)["source"] != content_of(test)["source"]:
+    if exclude_self and content_of(bank, run)["source"] != content_of(test, run)["source"]:
         raise click.UsageError(f"--exclude-self knows images by key, and {bank} and {test} are different images")
     features = features_of(run, bank, test)
     result = run_knn(*features, exclude_self=exclude_self, device=pick_device(), seed=seed)

@@ -115,18 +115,16 @@ def require_columns(card: EncoderCard, table: Table) -> None:
     from semaug.artifacts.tables import names_digest
 
     count, width = card.input_features, len(table.feature_names)
-    if count != width:
-        raise InvalidOption(f"{table.spec} has {width} columns and the encoder reads {count}; open the same columns")
     known = card.config.get("pairs", {}).get("table")
-    if known is None:
-        return
-    if list(table.steps) != known["steps"]:
+    if known is not None and list(table.steps) != known["steps"]:
         trained, given = (",".join(steps) or "(none)" for steps in (known["steps"], table.steps))
         raise InvalidOption(
             f"{table.spec} went through the steps {given}, what the encoder was trained on through {trained}; "
             f"give steps={trained}"
         )
-    if names_digest(table.feature_names) != known["names"]:
+    if count != width:
+        raise InvalidOption(f"{table.spec} has {width} columns and the encoder reads {count}; open the same columns")
+    if known is not None and names_digest(table.feature_names) != known["names"]:
         raise InvalidOption(
             f"{table.spec} has {width} columns of other names, or in another order, than the encoder was trained on; "
             "choose them with features=..."

@@ -12,7 +12,7 @@ from semaug.artifacts.errors import SourceError
 from semaug.artifacts.sources.query import parse_spec, whole_number
 from semaug.artifacts.tables.arrays import labels_beside, read_npy
 from semaug.artifacts.tables.h5ad import read_h5ad
-from semaug.artifacts.tables.known import PBMC, read_scanpy, read_sklearn
+from semaug.artifacts.tables.known import PBMC, read_scanpy, read_sklearn, scanpy_file
 from semaug.artifacts.tables.labels import read_labels
 from semaug.artifacts.tables.parquet import read_parquet
 from semaug.artifacts.tables.positives import holds_rows, read_positives
@@ -64,6 +64,20 @@ def open_table(spec: str | os.PathLike[str]) -> Table:
     if path.suffix == ".npy" and not options.get("label") and (beside := labels_beside(path)):
         options = {LABELS: str(beside), **options}
     return _open(text, partial(_read_path, text, path), options)
+
+
+def table_file(spec: str | os.PathLike[str]) -> Path | None:
+    """The file that the table of a spec is read from, None for a table of scikit-learn; raises as ``open_table``."""
+    text = os.fspath(spec)
+    full = text if text.partition(":")[0] in SCHEMES and not Path(text).exists() else f"table:{text}"
+    name, options = _parse(text, full)
+    if full.startswith("sklearn:"):
+        return None
+    if full.startswith("scanpy:"):
+        return scanpy_file(text, name)
+    if name in RECIPES and not Path(name).exists():
+        return Path(options.get("root", ".")).expanduser().resolve() / RECIPES[name].file
+    return _existing(name)
 
 
 def is_table(spec: str) -> bool:

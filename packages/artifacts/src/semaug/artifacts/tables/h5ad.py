@@ -81,6 +81,13 @@ def _frames(path: Path, file: Any) -> tuple[dict[str, NDArray[Any]], list[str], 
     return {str(n): _values(obs[n]) for n in obs}, [str(k) for k in obs.index], [str(n) for n in var.index]
 
 
+def obs_names_of(path: Path) -> list[str]:
+    """The names of the rows of an AnnData file; raises ``SourceError``."""
+    _anndata()
+    with opened(path) as file:
+        return _frames(path, file)[1]
+
+
 def _values(column: Any) -> NDArray[Any]:
     return np.asarray(column.astype(object) if column.dtype.name == "category" else column)
 

@@ -22,12 +22,17 @@ def read_scanpy(spec: str, name: str, layer: str | None, obsm: str | None) -> Ra
 
     scanpy itself is not imported. Raises ``SourceError`` for another name, ``MissingDependency`` without scanpy.
     """
+    return read_h5ad(scanpy_file(spec, name), layer, obsm)
+
+
+def scanpy_file(spec: str, name: str) -> Path:
+    """The AnnData file of scanpy's `pbmc68k_reduced`; raises as ``read_scanpy``."""
     if name != PBMC:
         raise SourceError(f"{spec}: scanpy brings {PBMC!r} alone, not {name!r}")
     found = find_spec("scanpy")
     if found is None or found.origin is None:
         raise MissingDependency(f"{spec} needs scanpy; pip install 'semaug-artifacts[cells]'")
-    return read_h5ad(Path(found.origin).parent / PBMC_FILE, layer, obsm)
+    return Path(found.origin).parent / PBMC_FILE
 
 
 def read_sklearn(spec: str, name: str) -> RawTable:

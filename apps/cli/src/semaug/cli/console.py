@@ -71,7 +71,7 @@ class GlobalOption(click.Option):
 
 
 GLOBAL_OPTIONS = (
-    GlobalOption(["--device"], type=str, help="Where models run: auto, cpu or cuda.", default=None),
+    GlobalOption(["--device"], type=str, help="Where models run: auto, cpu, cuda, or several.", default=None),
     GlobalOption(["--workers"], type=click.IntRange(0), help="Worker processes (0: none).", default=None),
     GlobalOption(["--threads"], type=click.IntRange(0), help="Threads of each process (0: the libraries' own)."),
     GlobalOption(["--offline"], is_flag=True, default=None, help="Never reach for the network."),
@@ -308,7 +308,11 @@ def finish(summary: ArtifactSummary) -> None:
 
 
 def pick_device() -> str:
-    """The device that ``--device`` names, or the best there is."""
+    """The one device that ``--device`` names, or the best there is."""
+    if "," in settings().device:
+        raise click.UsageError(
+            f"this works on one device, --device {settings().device} names several; give one of them"
+        )
     if settings().device != "auto":
         return settings().device
     import torch

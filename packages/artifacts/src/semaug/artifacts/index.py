@@ -15,7 +15,7 @@ from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_strings, unpack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Manifest, Skipped
-from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources.base import DIGEST_SIZE, Source, content_hash, fingerprint_of
 from semaug.artifacts.sources.files import FileSource
 from semaug.artifacts.sources.protocol import ImageSource
@@ -28,7 +28,7 @@ def index_source(
     source: ImageSource,
     out: str | os.PathLike[str],
     *,
-    workers: int = 1,
+    workers: Workers = 1,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> ArtifactSummary:

@@ -17,7 +17,7 @@ from semaug.artifacts.files import require_space
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_arrays, pack_bytes, pack_strings
 from semaug.artifacts.schemas import Manifest, Skipped
-from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources.base import inputs_of
 from semaug.artifacts.sources.packed import ENCODED, PIXELS
 from semaug.artifacts.sources.protocol import ImageSource
@@ -42,7 +42,7 @@ def pack_images(
     format: Format = "auto",
     quality: int = 95,
     shard_size: int | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> ArtifactSummary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -54,6 +55,14 @@ def spawn_map(
             receiver.close()
     if drain.error is not None:
         raise drain.error
+
+
+def worker_number() -> int | None:
+    """Which of its parent's spawned workers this process is, counted from 0; None for the parent itself."""
+    found = re.search(r"-(\d+)$", multiprocessing.current_process().name)
+    if found is None or multiprocessing.parent_process() is None:
+        return None
+    return int(found[1]) - 1
 
 
 class _Drain(threading.Thread):

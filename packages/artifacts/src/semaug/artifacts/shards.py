@@ -1,11 +1,12 @@
-"""Shard by shard over a local pool of spawned workers; each loads its models once and writes whole shards."""
+"""Shard by shard, in this process, a local pool of spawned workers or on another engine; a worker loads its models once
+and writes whole shards."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -41,29 +42,61 @@ class ShardWork(Protocol):
     def open(self) -> ShardRunner: ...
 
 
+Task = tuple[int, range]
+"""A shard's number and its items."""
+
+
+class Engine(Protocol):
+    """Where shards are worked on; ``LocalPool`` and ``ray_engine.RayEngine`` are engines.
+
+    An engine never decides what is written: a shard's bytes depend on its items alone, and only its marker in the
+    ledger says that it is done.
+    """
+
+    def run(self, worker: ShardWorker, tasks: Sequence[Task], tick: Tick, what: str) -> None:
+        """Call a copy of ``worker`` on every task; ``what`` names the artifact in errors.
+
+        ``tick`` counts items done; below 0 where work was lost and is done again.
+        """
+
+
+Workers = int | Engine
+"""How many processes of this machine (0 or 1: this one), or an engine."""
+
+
 def process_shards(
     writer: ArtifactWriter,
     work: ShardWork,
     *,
     stage: str,
-    workers: int = 1,
+    workers: Workers = 1,
     on_progress: OnProgress = ignore_progress,
 ) -> None:
-    """Write every pending shard of ``writer`` by ``work``; 0 or 1 workers run in this process.
+    """Write every pending shard of ``writer`` by ``work``.
 
-    Raises what the work raises, and ``WorkerDied`` when a worker process vanishes.
+    Raises what the work raises, and ``WorkerDied`` when worker processes vanish.
     """
     pending = writer.pending()
     counter = _Counter(writer.manifest.items, _items(writer, pending), stage, on_progress)
-    worker = _Worker(writer.path, work)
     tasks = [(shard, writer.manifest.shard_range(shard)) for shard in pending]
-    if workers <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            worker(task, counter.add)
-        return
-    pool = spawn_map(worker, tasks, workers=min(workers, len(tasks)), on_event=counter.add, what=str(writer.path))
-    for _, future in pool:
-        future.result()
+    engine = LocalPool(workers) if isinstance(workers, int) else workers
+    engine.run(ShardWorker(writer.path, work), tasks, counter.add, str(writer.path))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPool:
+    """Spawned processes of this machine; 0 or 1 stay in this one."""
+
+    workers: int = 1
+
+    def run(self, worker: ShardWorker, tasks: Sequence[Task], tick: Tick, what: str) -> None:
+        """Call a copy of ``worker`` on every task; raises ``WorkerDied`` when a process vanishes."""
+        if self.workers <= 1 or len(tasks) <= 1:
+            for task in tasks:
+                worker(task, tick)
+            return
+        for _, future in spawn_map(worker, tasks, workers=min(self.workers, len(tasks)), on_event=tick, what=what):
+            future.result()
 
 
 class _Counter:
@@ -80,14 +113,14 @@ def _items(writer: ArtifactWriter, shards: list[int]) -> int:
     return sum(len(writer.manifest.shard_range(s)) for s in shards)
 
 
-class _Worker:
-    """Runs shards with models that are loaded at the first one."""
+class ShardWorker:
+    """Runs and writes shards with models that are loaded at the first one; a picklable copy serves each process."""
 
     def __init__(self, path: Path, work: ShardWork) -> None:
         self._path, self._work = path, work
         self._runner: ShardRunner | None = None
 
-    def __call__(self, task: tuple[int, range], tick: Tick) -> None:
+    def __call__(self, task: Task, tick: Tick) -> None:
         shard, indices = task
         started = time.perf_counter()
         if self._runner is None:

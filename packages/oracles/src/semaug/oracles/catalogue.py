@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import TypeAdapter, ValidationError
 
+from semaug.artifacts.devices import worker_device
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.files import hash_file
 from semaug.artifacts.verify import ENCODER_WEIGHTS
@@ -90,6 +91,11 @@ class OracleSpec:
     def given(self, **defaults: str) -> OracleSpec:
         """The spec with defaults for options it does not name."""
         return OracleSpec(self.name, tuple(sorted({**defaults, **dict(self.options)}.items())))
+
+    def placed(self) -> OracleSpec:
+        """The spec with the one of its devices that this worker computes on."""
+        options = {k: worker_device(v) if k == "device" else v for k, v in self.options}
+        return OracleSpec(self.name, tuple(options.items()))
 
     def identity(self) -> dict[str, Any]:
         """What decides the oracle's results: files and folders stand as hashes of their content, not as paths."""

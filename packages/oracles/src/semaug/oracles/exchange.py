@@ -19,6 +19,7 @@ from semaug.artifacts.masks import encode_mask, mask_area, mask_box
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import SCALES, Guidance, Manifest, Scale
+from semaug.artifacts.shards import Workers
 from semaug.artifacts.sources import ImageSource
 from semaug.artifacts.store import ArtifactSummary
 from semaug.oracles.annotations import AnnotationIndex, draw_mask, open_annotations, scaled_boxes
@@ -161,7 +162,7 @@ def import_guidance(
     annotations: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    workers: int = 1,
+    workers: Workers = 1,
     shard_size: int = 256,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,

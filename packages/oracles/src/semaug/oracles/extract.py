@@ -16,7 +16,7 @@ from semaug.artifacts.guidance_table import guidance_columns
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import SCALES, Guidance, Manifest, Skipped
-from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
 from semaug.oracles.adaptive import AdaptiveOracle, DeferredDetector, DeferredSegmenter, FixedScale, Routing
@@ -93,8 +93,8 @@ class ExtractionWork:
 
     def open(self) -> GuidanceRunner:
         """Load the models that every image needs; the others wait for their first use."""
-        detector = DeferredDetector(lambda: open_detector(self.detector), self.detector.name)
-        segmenter = DeferredSegmenter(lambda: open_segmenter(self.segmenter), self.segmenter.name)
+        detector = DeferredDetector(lambda: open_detector(self.detector.placed()), self.detector.name)
+        segmenter = DeferredSegmenter(lambda: open_segmenter(self.segmenter.placed()), self.segmenter.name)
         if isinstance(self.routing, ScoredRouting):
             self.routing.warm_up()
         if "detector" in self.eager:
@@ -125,7 +125,7 @@ def extract_guidance(
     scoring: Scoring | None = None,
     max_boxes: int | None = None,
     batch_size: int = 16,
-    workers: int = 1,
+    workers: Workers = 1,
     shard_size: int = 256,
     seed: int = 0,
     overwrite: bool = False,
@@ -186,7 +186,7 @@ def write_guidance(
     work: Any,
     out: str | os.PathLike[str],
     stage: str,
-    workers: int,
+    workers: Workers,
     overwrite: bool,
     on_progress: OnProgress,
 ) -> ArtifactSummary:

@@ -16,7 +16,7 @@ from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Manifest, QualityScore, Skipped
-from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
 from semaug.pairs_dataset.appearance import (
@@ -158,7 +158,7 @@ def describe_source(
     guidance: GuidanceTable | None = None,
     encoder: RegionEncoder | None = None,
     inputs: Mapping[str, str] | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
     shard_size: int = 512,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,

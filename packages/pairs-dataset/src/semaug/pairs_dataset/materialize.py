@@ -35,7 +35,7 @@ from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Guidance, Manifest, QualityScore, Skipped
-from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter, write_skipped
 from semaug.artifacts.verify import MATERIALIZED
@@ -63,7 +63,7 @@ def materialize_crops(
     quality: Mapping[str, QualityScore] | None = None,
     seed: int = 0,
     annotate: bool = True,
-    workers: int = 1,
+    workers: Workers = 1,
     shard_size: int = 64,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,

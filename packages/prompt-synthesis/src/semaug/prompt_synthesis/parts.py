@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from semaug.artifacts.devices import worker_device
 from semaug.artifacts.files import hash_file
 from semaug.prompt_synthesis.captions import Blip2Captioner, Captioner, CaptionSettings
 from semaug.prompt_synthesis.endpoint import ChatEndpoint, Patience
@@ -73,16 +72,6 @@ class Models:
 
     def __reduce__(self) -> Any:
         return Models, (self.keep_loaded,)
-
-
-def worker_device(device: str) -> str:
-    """The device of this process: pool workers that are told `cuda` take the GPUs in turn."""
-    number = re.search(r"-(\d+)$", multiprocessing.current_process().name)
-    if device != "cuda" or number is None or multiprocessing.parent_process() is None:
-        return device
-    import torch
-
-    return f"cuda:{(int(number[1]) - 1) % max(1, torch.cuda.device_count())}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import ArtifactKind, Manifest
-from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
 from semaug.prompt_synthesis.captions import Captioner
@@ -39,10 +39,11 @@ PathLike = str | os.PathLike[str]
 class Running:
     """How a stage runs, which never decides what it writes.
 
-    ``workers`` processes work on shards of their own, each with its own model; ``models`` are those open here.
+    ``workers`` processes (of this machine, or of an engine) work on shards of their own, each with its own model;
+    ``models`` are those open here.
     """
 
-    workers: int = 1
+    workers: Workers = 1
     overwrite: bool = False
     on_progress: OnProgress = ignore_progress
     models: Models = field(default_factory=Models)

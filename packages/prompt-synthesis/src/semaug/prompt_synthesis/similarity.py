@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from semaug.artifacts.devices import worker_device
 from semaug.artifacts.errors import InvalidOption, UnreadableImage
 from semaug.artifacts.ragged import pack_strings
 from semaug.artifacts.reader import Artifact
@@ -29,7 +30,7 @@ from semaug.prompt_synthesis.model_folders import (
     read_config,
     resolve_dtype,
 )
-from semaug.prompt_synthesis.parts import Models, Part, worker_device
+from semaug.prompt_synthesis.parts import Models, Part
 from semaug.prompt_synthesis.pipeline import PathLike, Running, write_stage
 
 Image = NDArray[np.uint8]

@@ -17,7 +17,7 @@ from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Manifest, QualityScore, Scale, Skipped
-from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources.base import inputs_of
 from semaug.artifacts.sources.protocol import ImageSource
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
@@ -77,7 +77,7 @@ def score_source(
     out: str | os.PathLike[str],
     *,
     scoring: Scoring | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
     shard_size: int = 1024,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from semaug.artifacts.shards import Workers
     from semaug.artifacts.store import ArtifactSummary
     from semaug.pairs_dataset.descriptors import EncodeRegions, RegionEncoder, ScoreImage
     from semaug.pairs_dataset.proposals import ProposalRule, Proposals
@@ -58,7 +59,7 @@ def propose(
     descriptors: Path | None = None,
     rule: ProposalRule | None = None,
     seed: int = 0,
-    workers: int = 1,
+    workers: Workers = 1,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> Proposed:

@@ -15,8 +15,8 @@ from semaug.cli.console import (
     out_option,
     overwrite_option,
     progress,
-    settings,
 )
+from semaug.cli.engines import engine_options, shard_workers
 
 
 @click.group(cls=VerbGroup)
@@ -31,6 +31,7 @@ def group() -> None:
 @group.command()
 @click.argument("source")
 @out_option("the index")
+@engine_options
 @overwrite_option
 @json_option
 def index(source: str, out: Path, overwrite: bool, as_json: bool) -> None:
@@ -38,10 +39,8 @@ def index(source: str, out: Path, overwrite: bool, as_json: bool) -> None:
     from semaug.artifacts.index import index_source
     from semaug.artifacts.sources import open_source
 
-    with progress() as bar:
-        summary = index_source(
-            open_source(source), out, workers=settings().workers, overwrite=overwrite, on_progress=bar
-        )
+    with progress() as bar, shard_workers() as workers:
+        summary = index_source(open_source(source), out, workers=workers, overwrite=overwrite, on_progress=bar)
     result = {
         "out": str(out),
         "items": summary.manifest.items,
@@ -69,6 +68,7 @@ def index(source: str, out: Path, overwrite: bool, as_json: bool) -> None:
 )
 @click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of images encoded anew.")
 @click.option("--shard-size", type=click.IntRange(1), help="Images a shard (default: about 64 MB of pixels).")
+@engine_options
 @overwrite_option
 @json_option
 def pack(
@@ -87,7 +87,7 @@ def pack(
     from semaug.artifacts.pack import Format, pack_images
     from semaug.artifacts.sources import open_source
 
-    with progress() as bar:
+    with progress() as bar, shard_workers() as workers:
         summary = pack_images(
             open_source(source),
             out,
@@ -95,7 +95,7 @@ def pack(
             format=cast("Format", layout),
             quality=quality,
             shard_size=shard_size,
-            workers=settings().workers,
+            workers=workers,
             overwrite=overwrite,
             on_progress=bar,
         )

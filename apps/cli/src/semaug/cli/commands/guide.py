@@ -15,10 +15,9 @@ from semaug.cli.console import (
     note,
     out_option,
     overwrite_option,
-    pick_device,
     progress,
-    settings,
 )
+from semaug.cli.engines import engine_options, pick_devices, shard_workers
 
 if TYPE_CHECKING:
     from semaug.artifacts.store import ArtifactSummary
@@ -77,6 +76,7 @@ def group() -> None:
 )
 @click.option("--seed", default=0, show_default=True, help="Of the soft policy.")
 @shard_size_option
+@engine_options
 @overwrite_option
 @json_option
 def extract(folder: str, out: Path, as_json: bool, **options: Any) -> None:
@@ -90,7 +90,7 @@ def extract(folder: str, out: Path, as_json: bool, **options: Any) -> None:
     detector = _oracle("detector", options["detector"], options["detector_option"])
     segmenter = _oracle("segmenter", options["segmenter"], options["segmenter_option"])
     source = open_source(folder)
-    with progress() as bar:
+    with progress() as bar, shard_workers() as workers:
         summary = extract_guidance(
             source,
             out,
@@ -100,7 +100,7 @@ def extract(folder: str, out: Path, as_json: bool, **options: Any) -> None:
             **(_routing(options) if options["granularity"] == "auto" else {}),
             max_boxes=options["max_boxes"],
             batch_size=options["batch_size"],
-            workers=settings().workers,
+            workers=workers,
             shard_size=options["shard_size"],
             seed=options["seed"],
             overwrite=options["overwrite"],
@@ -114,7 +114,7 @@ def _oracle(role: Role, text: str, extra: tuple[str, ...]) -> OracleSpec:
     from semaug.oracles.catalogue import OracleSpec, accepts
 
     spec = OracleSpec.parse(text, extra)
-    return spec.given(device=pick_device()) if accepts(role, spec, "device") else spec
+    return spec.given(device=pick_devices()) if accepts(role, spec, "device") else spec
 
 
 def _routing(options: dict[str, Any]) -> dict[str, Any]:
@@ -155,6 +155,7 @@ def _report(out: Path, summary: ArtifactSummary, as_json: bool) -> None:
 @click.argument("folder")
 @out_option("the guidance")
 @shard_size_option
+@engine_options
 @overwrite_option
 @json_option
 def import_(annotations: Path, folder: str, out: Path, shard_size: int, overwrite: bool, as_json: bool) -> None:
@@ -165,12 +166,12 @@ def import_(annotations: Path, folder: str, out: Path, shard_size: int, overwrit
     from semaug.artifacts.sources import open_source
     from semaug.oracles.exchange import import_guidance
 
-    with progress() as bar:
+    with progress() as bar, shard_workers() as workers:
         summary = import_guidance(
             open_source(folder),
             annotations,
             out,
-            workers=settings().workers,
+            workers=workers,
             shard_size=shard_size,
             overwrite=overwrite,
             on_progress=bar,

@@ -17,8 +17,8 @@ from semaug.cli.console import (
     overwrite_option,
     pick_device,
     progress,
-    settings,
 )
+from semaug.cli.engines import engine_options, shard_workers
 
 ARTIFACT = click.Path(exists=True)
 
@@ -45,6 +45,7 @@ ARTIFACT = click.Path(exists=True)
 @click.option("--illumination", type=click.FloatRange(0), default=0.25, show_default=True, help="Weight: other light.")
 @click.option("--scale", type=click.FloatRange(0), default=0.25, show_default=True, help="Weight: other object size.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws random pairs, which scores are scaled by.")
+@engine_options
 @overwrite_option
 @json_option
 def propose(
@@ -64,10 +65,10 @@ def propose(
 
     rule = ProposalRule(per_class, uses, min_similarity=min_similarity, **parts)
     choice = EncoderChoice(encoder, weights, size, pick_device() if encoder else "cpu")
-    with progress() as bar:
+    with progress() as bar, shard_workers() as workers:
         made = run(
             folder, out, guidance=guidance, quality=quality, encoder=choice, descriptors=descriptors, rule=rule,
-            seed=seed, workers=settings().workers, overwrite=overwrite, on_progress=bar,
+            seed=seed, workers=workers, overwrite=overwrite, on_progress=bar,
         )  # fmt: skip
     result = _result(made, out)
     short = [row.name for row in made.proposals.counts if row.proposed < per_class]

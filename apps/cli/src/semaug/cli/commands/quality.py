@@ -16,8 +16,8 @@ from semaug.cli.console import (
     out_option,
     overwrite_option,
     progress,
-    settings,
 )
+from semaug.cli.engines import engine_options, shard_workers
 
 if TYPE_CHECKING:
     from semaug.quality_policy import RoutingPolicy, Scoring
@@ -89,6 +89,7 @@ def group() -> None:
 @scoring_options
 @policy_options
 @click.option("--shard-size", type=click.IntRange(1), default=1024, show_default=True, help="Images a shard.")
+@engine_options
 @overwrite_option
 @json_option
 def score(source: str, out: Path, shard_size: int, overwrite: bool, as_json: bool, **options: Any) -> None:
@@ -100,12 +101,12 @@ def score(source: str, out: Path, shard_size: int, overwrite: bool, as_json: boo
     from semaug.quality_policy import QualityTable, score_source
 
     scoring, policy = _scoring(options), _policy(options)
-    with progress() as bar:
+    with progress() as bar, shard_workers() as workers:
         summary = score_source(
             open_source(source),
             out,
             scoring=scoring,
-            workers=settings().workers,
+            workers=workers,
             shard_size=shard_size,
             overwrite=overwrite,
             on_progress=bar,

@@ -17,10 +17,9 @@ from semaug.cli.console import (
     note,
     out_option,
     overwrite_option,
-    pick_device,
     progress,
-    settings,
 )
+from semaug.cli.engines import engine_options, pick_devices, shard_workers
 
 if TYPE_CHECKING:
     from semaug.artifacts.store import ArtifactSummary
@@ -115,6 +114,7 @@ def group() -> None:
 @seed_option
 @shard_option(256)
 @out_option("the captions")
+@engine_options
 @overwrite_option
 @json_option
 def caption(folder: str, out: Path, as_json: bool, shard_size: int, **options: Any) -> None:
@@ -157,6 +157,7 @@ def _report_captions(out: Path, summary: ArtifactSummary, as_json: bool) -> None
 @seed_option
 @shard_option(256)
 @out_option("the prompts")
+@engine_options
 @overwrite_option
 @json_option
 def rewrite(captions: Path, out: Path, as_json: bool, n_sem: int, shard_size: int, **options: Any) -> None:
@@ -187,6 +188,7 @@ def rewrite(captions: Path, out: Path, as_json: bool, n_sem: int, shard_size: in
 @dtype_option
 @shard_option(256)
 @out_option("the mask maps")
+@engine_options
 @overwrite_option
 @json_option
 def segment(folder: str, out: Path, as_json: bool, shard_size: int, **options: Any) -> None:
@@ -217,6 +219,7 @@ def segment(folder: str, out: Path, as_json: bool, shard_size: int, **options: A
 @seed_option
 @shard_option(64)
 @out_option("the synthetic images")
+@engine_options
 @overwrite_option
 @json_option
 def generate(
@@ -250,6 +253,7 @@ def generate(
 @click.option("--detector-option", multiple=True, metavar="NAME=VALUE", help="An option of the detector; repeatable.")
 @dtype_option
 @out_option("the similarities")
+@engine_options
 @overwrite_option
 @json_option
 def similarity(synthetic: Path, folder: str, out: Path, as_json: bool, threshold: float, **options: Any) -> None:
@@ -266,7 +270,7 @@ def similarity(synthetic: Path, folder: str, out: Path, as_json: bool, threshold
     from semaug.prompt_synthesis.similarity import ClipPart, measure_similarity, report_similarity
     from semaug.studies.synthesis import measure_agreement
 
-    part = ClipPart(options["model"], pick_device(), options["dtype"], options["batch_size"])
+    part = ClipPart(options["model"], pick_devices(), options["dtype"], options["batch_size"])
     with _running(options["overwrite"]) as running:
         summary = measure_similarity(open_source(folder), synthetic, out, part, running=running)
         result: dict[str, Any] = {"out": str(out), **asdict(report_similarity(out, threshold))}
@@ -298,6 +302,7 @@ def similarity(synthetic: Path, folder: str, out: Path, as_json: bool, threshold
 @shard_option(64)
 @click.option("--keep-loaded", is_flag=True, help="Keep every stage's model in memory until the end.")
 @out_option("the synthetic images (stages before are kept beside it)")
+@engine_options
 @overwrite_option
 @json_option
 def run(folder: str, out: Path, as_json: bool, shard_size: int, keep_loaded: bool, **options: Any) -> None:
@@ -343,9 +348,9 @@ def _running(overwrite: bool, keep_loaded: bool = False) -> Iterator[Running]:
     from semaug.prompt_synthesis.pipeline import Running
 
     models = Models(keep_loaded)
-    with progress() as bar:
+    with progress() as bar, shard_workers() as workers:
         try:
-            yield Running(settings().workers, overwrite, bar, models)
+            yield Running(workers, overwrite, bar, models)
         finally:
             models.close()
 
@@ -355,7 +360,7 @@ def _captioner(model: str, options: dict[str, Any]) -> Any:
     from semaug.prompt_synthesis.parts import CaptionerPart
 
     chosen = CaptionSettings(batch_size=options["caption_batch"], max_new_tokens=options["caption_tokens"])
-    return CaptionerPart(model, options["prompt"], pick_device(), options["dtype"], chosen)
+    return CaptionerPart(model, options["prompt"], pick_devices(), options["dtype"], chosen)
 
 
 def _rewriter(model: str, generator: str | None, out: Path, options: dict[str, Any]) -> Any:
@@ -373,7 +378,7 @@ def _rewriter(model: str, generator: str | None, out: Path, options: dict[str, A
         return EndpointPart(
             options["endpoint"], model, chosen, options["key_variable"], options["concurrency"], journal=journal
         )
-    return RewriterPart(model, chosen, pick_device(), options["dtype"], options["rewrite_batch"])
+    return RewriterPart(model, chosen, pick_devices(), options["dtype"], options["rewrite_batch"])
 
 
 def _panoptic(model: str, options: dict[str, Any]) -> Any:
@@ -381,7 +386,7 @@ def _panoptic(model: str, options: dict[str, Any]) -> Any:
 
     more = tuple(_labels(options["label_of"]).items())
     batch, side = options["segment_batch"], options["segment_side"]
-    return PanopticPart(model, pick_device(), options["dtype"], batch, options["labels"], more, side)
+    return PanopticPart(model, pick_devices(), options["dtype"], batch, options["labels"], more, side)
 
 
 def _labels(pairs: Sequence[str]) -> dict[str, str]:
@@ -400,7 +405,7 @@ def _generator(model: str, options: dict[str, Any]) -> Any:
         steps=options["steps"], strength=options["strength"], guidance=options["guidance"], size=options["size"]
     )
     return GeneratorPart(
-        GENERATOR_OF[options["visual"]], model, options["controlnet"], chosen, pick_device(), options["dtype"],
+        GENERATOR_OF[options["visual"]], model, options["controlnet"], chosen, pick_devices(), options["dtype"],
         options["generate_batch"], options["safety_checker"], variant=options["variant"],
     )  # fmt: skip
 
@@ -417,14 +422,14 @@ def _generation(options: dict[str, Any]) -> Any:
 def _clip(model: str, options: dict[str, Any]) -> Any:
     from semaug.prompt_synthesis.similarity import ClipPart
 
-    return ClipPart(model, pick_device(), options["dtype"])
+    return ClipPart(model, pick_devices(), options["dtype"])
 
 
 def _oracle(text: str, extra: tuple[str, ...]) -> Any:
     from semaug.oracles.catalogue import OracleSpec, accepts
 
     spec = OracleSpec.parse(text, extra)
-    return spec.given(device=pick_device()) if accepts("detector", spec, "device") else spec
+    return spec.given(device=pick_devices()) if accepts("detector", spec, "device") else spec
 
 
 def _made(out: Path) -> dict[str, Any]:

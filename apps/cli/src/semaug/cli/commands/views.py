@@ -16,10 +16,10 @@ from semaug.cli.console import (
     out_option,
     overwrite_option,
     progress,
-    settings,
 )
+from semaug.cli.engines import engine_options, shard_workers
 
-FORMS = ("standard", "duplicated", "guided", "cross", "center", "random_box", "shuffled_box")
+FORMS = ("standard", "duplicated", "guided", "cross", "center", "random_box", "shuffled_box", "diffusion")
 CROPS = ("inside", "cover", "box_as_view")
 SELECTS = ("random", "largest", "union", "all")
 MASK_MODES = ("crop_only", "bg_blur", "bg_fill")
@@ -37,8 +37,11 @@ def group() -> None:
 @click.option("--guidance", type=GUIDANCE, help="Guidance artifact (needed by all but standard, duplicated, center).")
 @click.option(
     "--pairs", "forms", multiple=True, type=click.Choice(FORMS),
-    help="Which pairs to show, once or more (default: standard, and guided where there is guidance).",
+    help="Which pairs to show, once or more (default: standard, and those that guidance or positives are given for).",
 )  # fmt: skip
+@click.option("--augment", type=GUIDANCE, help="Positives of `semaug diffaug augment`, for `diffusion`.")
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Probability that view 2 is a positive (1).")
+@click.option("--raw-positives", is_flag=True, default=None, help="Show positives whole, without augmentation.")
 @click.option("--items", type=click.IntRange(1, 64), default=6, show_default=True, help="Images, evenly spread.")
 @click.option("--size", type=click.IntRange(2), default=224, show_default=True, help="Pixels of a view.")
 @click.option("--preset", default="symmetric", show_default=True, help="Augmentation preset.")
@@ -66,10 +69,12 @@ def group() -> None:
 @click.option("--epoch", type=click.IntRange(0), default=0, show_default=True, help="Whose draws are shown.")
 @json_option
 def show(
-    folder: str, out: Path, guidance: Path | None, forms: tuple[str, ...], items: int, cell: int, epoch: int,
-    as_json: bool, **options: Any,
+    folder: str, out: Path, guidance: Path | None, forms: tuple[str, ...], augment: Path | None, alpha: float | None,
+    raw_positives: bool | None, items: int, cell: int, epoch: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Draw a contact sheet of view pairs: each image with its guidance and crops, and the two views.
+
+    A view of a generated positive has no crop on the image.
 
     Example: semaug views show photos/ --guidance guidance.zarr --out sheet.png
     """
@@ -83,8 +88,13 @@ def show(
     table = GuidanceTable.open(guidance) if guidance else None
     if table is not None:
         table.require_source(source.fingerprint)
-    names = forms or (("standard", "guided") if table is not None else ("standard",))
-    variants = {name: make_pairs(name, source, guidance=table, **options) for name in names}
+    found = (("guided", table), ("diffusion", augment))
+    names = forms or ("standard", *(name for name, given in found if given is not None))
+    positives = {"augment": augment, "alpha": alpha, "raw_positives": raw_positives}
+    if "diffusion" not in names and any(value is not None for value in positives.values()):
+        raise click.UsageError("--augment, --alpha and --raw-positives are for --pairs diffusion; name it, too")
+    own = {"diffusion": positives}
+    variants = {name: make_pairs(name, source, guidance=table, **options, **own.get(name, {})) for name in names}
     count = min(len(pairs.images) for pairs in variants.values())
     chosen = sorted({i * count // items for i in range(items)})
     for pairs in variants.values():
@@ -114,6 +124,7 @@ def _require_picture(out: Path) -> None:
 @click.option("--no-overlays", is_flag=True, help="Leave the annotated pictures out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the object with --box-select random.")
 @click.option("--shard-size", type=click.IntRange(1), default=64, show_default=True, help="Images a shard.")
+@engine_options
 @overwrite_option
 @json_option
 def materialize(
@@ -134,10 +145,10 @@ def materialize(
     from semaug.pairs_dataset.materialize import REPORT, materialize_crops
 
     rule = CropRule(margin=margin, select=box_select)
-    with progress() as bar:
+    with progress() as bar, shard_workers() as workers:
         summary = materialize_crops(
             open_source(folder), GuidanceTable.open(guidance), out, rule=rule, mask_mode=mask_mode,
-            quality=_scores(quality), seed=seed, annotate=not no_overlays, workers=settings().workers,
+            quality=_scores(quality), seed=seed, annotate=not no_overlays, workers=workers,
             shard_size=shard_size, overwrite=overwrite, on_progress=bar,
         )  # fmt: skip
     report = json.loads((out / REPORT).read_text())

@@ -257,9 +257,16 @@ def test_the_note_on_the_nearest_samples_is_that_of_brute_force(run, tmp_path) -
     assert found["origin"] == pytest.approx(lower_median(distances[np.arange(2 * ROWS), own]))
     assert found["real"] == pytest.approx(lower_median(between.min(1)[own]))
     assert found["own"] == pytest.approx((distances.argmin(1) == own).mean())
+    distances[np.arange(2 * ROWS), own] = np.inf
+    assert found["class"] == pytest.approx((distances.argmin(1) % 2 == own % 2).mean())
+    assert found["class_real"] == pytest.approx((between.argmin(1)[own] % 2 == own % 2).mean())
+    assert found["class_chance"] == pytest.approx(19 / 39)
     assert found["reference"] == "the samples of training"
-    other = augment(Blobs(seed=3), run, tmp_path / "b.zarr").manifest.info["nearest"]
-    assert other["reference"] == "these samples"
+    other = Blobs(seed=3)
+    other.label = lambda index: None
+    found = augment(other, run, tmp_path / "b.zarr").manifest.info["nearest"]
+    assert found["reference"] == "these samples"
+    assert not any(name.startswith("class") for name in found)
 
 
 def lower_median(values: np.ndarray) -> float:

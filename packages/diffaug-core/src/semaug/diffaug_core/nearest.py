@@ -33,7 +33,9 @@ def describe_nearest(
     of the samples they are of. ``positive`` is from a positive to the nearest sample, ``origin`` to its own, ``real``
     from that sample to the nearest other one; distances of images are in units of [-1, 1] over all channels. ``own``
     is the share of positives whose nearest sample is their own. ``reference`` says whether the samples are those of
-    training: positives that are copies of these have distances near 0.
+    training: positives that are copies of these have distances near 0. Of samples with labels, ``class`` is the share
+    of positives whose nearest sample but their own has their own's class, ``class_real`` the same of their own samples
+    in their place, and ``class_chance`` of samples drawn at random.
     """
     chosen = np.unique(np.linspace(0, len(origins) - 1, min(most, len(origins))).astype(np.int64))
     place = {key: i for i, key in enumerate(samples.keys)}
@@ -41,14 +43,30 @@ def describe_nearest(
     made, real = _pick(values, chosen), _flat(samples.clean(own))
     among = np.array([i for key, i in place.items() if key not in unread], np.int64)
     nearest, which = nearest_of(made, samples, among)
-    return {
+    found: dict[str, Any] = {
         "positives": len(chosen),
         "positive": _median(nearest),
         "origin": _median((made - real).norm(dim=1)),
-        "real": _median(nearest_of(real, samples, among, skip=own)[0]) if len(among) > 1 else None,
         "own": float((which == torch.from_numpy(own)).double().mean()),
         "reference": "the samples of training" if trained else "these samples",
     }
+    if len(among) < 2:
+        return found
+    others = [nearest_of(points, samples, among, skip=own) for points in (made, real)]
+    return {**found, "real": _median(others[1][0]), **_classes(samples, among, own, others[0][1], others[1][1])}
+
+
+def _classes(
+    samples: Samples, among: NDArray[np.int64], own: NDArray[np.int64], made: Tensor, real: Tensor
+) -> dict[str, float]:
+    """How often the samples ``made`` and ``real`` (P,) nearest to others have the classes of ``own`` (P,)."""
+    labels = np.array([-1 if (label := samples.label(i)) is None else label for i in range(len(samples))])
+    if (labels[own] < 0).any():
+        return {}
+    same = [float((labels[which.numpy()] == labels[own]).mean()) for which in (made, real)]
+    counts = np.bincount(labels[among][labels[among] >= 0], minlength=int(labels[own].max()) + 1)
+    chance = float(((counts[labels[own]] - 1) / (len(among) - 1)).mean())
+    return {"class": same[0], "class_real": same[1], "class_chance": chance}
 
 
 def nearest_of(

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption
+from semaug.prompt_synthesis.held_model import HeldModel
 from semaug.prompt_synthesis.model_folders import (
     ModelLocation,
     check_vocabulary,
-    free_device_memory,
     guarding_memory,
     loading,
     locate_model,
@@ -84,122 +84,6 @@ class CaptionSettings:
             if getattr(self, name) < 1:
                 raise InvalidOption(f"{name} is {getattr(self, name)}; give 1 or more")
         check_sampling(self.temperature, self.top_p)
-
-
-class Blip2Captioner:
-    """Captions of a ``Blip2ForConditionalGeneration`` of transformers; the weights are read at the first image."""
-
-    def __init__(
-        self,
-        model: str | Path,
-        prompt: str = "describe",
-        device: str = "cpu",
-        dtype: str = "auto",
-        settings: CaptionSettings | None = None,
-        revision: str | None = None,
-    ) -> None:
-        """``model``: a folder, or a hub id; ``prompt``: a name in ``SEMANTIC_EXTRACTION_PROMPTS``.
-
-        Raises ``InvalidOption`` for an unknown prompt or dtype, and for a model of another kind; ``MissingWeights``
-        where there is no model.
-        """
-        self.prompt = _known(prompt)
-        self.settings = settings or CaptionSettings()
-        self._location = locate_model(model, PART, revision)
-        kind = read_config(self._location, PART).model_type
-        if kind != "blip-2":
-            raise InvalidOption(f"{PART}: {self._location.name} is a {kind} model, expected blip-2; give a BLIP-2")
-        self._device, self._dtype = device, resolve_dtype(dtype, device)
-        self._loaded: _Blip2 | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """The model, the prompt's text, the numbers' format and the settings that decide captions."""
-        shown = self.settings
-        return {
-            **self._location.identity(),
-            "prompt": SEMANTIC_EXTRACTION_PROMPTS[self.prompt],
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "max_new_tokens": shown.max_new_tokens,
-            "max_attempts": shown.max_attempts,
-            "temperature": shown.temperature,
-            "top_p": shown.top_p,
-        }
-
-    def caption(self, images: Sequence[Image], seed: int, keys: Sequence[str]) -> list[Caption]:
-        """One caption an image, asked with the captioner's prompt (see ``caption_prompts``)."""
-        return [captions[0] for captions in self.caption_prompts(images, (self.prompt,), seed, keys)]
-
-    def caption_prompts(
-        self, images: Sequence[Image], prompts: Sequence[str], seed: int, keys: Sequence[str]
-    ) -> list[list[Caption]]:
-        """For each image one caption a prompt, in the prompts' order; an image is encoded once for all of them.
-
-        ``images``: uint8 RGB of shape (height, width, 3), of any sizes, with their ``keys``. The same images, seed and
-        batch size give the same captions; a retry's random numbers depend on (seed, key, prompt, attempt) alone.
-        Raises ``InvalidOption`` for unknown prompts, another number of keys, and a lack of device memory.
-        """
-        if len(keys) != len(images):
-            raise InvalidOption(f"{len(images)} images and {len(keys)} keys; give one key an image")
-        texts = [SEMANTIC_EXTRACTION_PROMPTS[_known(prompt)] for prompt in prompts]
-        if not images or not texts:
-            return [[] for _ in images]
-        model = self._open()
-        found: list[list[Caption]] = []
-        size = self.settings.batch_size
-        with guarding_memory(PART, size):
-            for start, pixels in _prepared(model, images, size):
-                found += self._chunk(model.embed(pixels), texts, seed, keys[start : start + size])
-        return found
-
-    def _chunk(self, embedded: Tensor, texts: list[str], seed: int, keys: Sequence[str]) -> list[list[Caption]]:
-        """The captions of one chunk; rows of one prompt stand together, since they need no padding."""
-        rows = [_Row(image, text, key) for text in texts for image, key in enumerate(keys)]
-        captions = self._ask(embedded, rows, seed, 1)
-        for attempt in range(2, self.settings.max_attempts + 1):
-            empty = [i for i, caption in enumerate(captions) if caption.flagged]
-            again = self._ask(embedded, [rows[i] for i in empty], seed, attempt)
-            for i, caption in zip(empty, again, strict=True):
-                captions[i] = caption
-        return [captions[image :: len(keys)] for image in range(len(keys))]
-
-    def _ask(self, embedded: Tensor, rows: Sequence[_Row], seed: int, attempt: int) -> list[Caption]:
-        """Answers to rows, ``batch_size`` at a time: the likeliest at first, drawn ones in later attempts."""
-        chosen, found = self.settings, []
-        for start in range(0, len(rows), chosen.batch_size):
-            batch = rows[start : start + chosen.batch_size]
-            draws = [draw_key(seed, "caption-retry", attempt, f"{row.text}\x1f{row.key}") for row in batch]
-            sampling = [] if attempt == 1 else [SeededSampling(draws, chosen.temperature, chosen.top_p)]
-            images, texts = embedded[[row.image for row in batch]], [row.text for row in batch]
-            answers = self._open().answer(images, texts, chosen.max_new_tokens, sampling)
-            found += [_caption(text, whole, attempt) for text, whole in answers]
-        return found
-
-    def _open(self) -> _Blip2:
-        if self._loaded is None:
-            self._loaded = _Blip2(self._location, self._device, self._dtype)
-        return self._loaded
-
-    def load(self) -> None:
-        """Read the weights now; otherwise that happens at first use."""
-        self._open()
-
-    def close(self) -> None:
-        """Let go of the model and its device memory; the next image reads it again."""
-        self._loaded = None
-        free_device_memory()
-
-
-def _caption(text: str, whole: bool, attempt: int) -> Caption:
-    return Caption(text or FALLBACK_CAPTION, not text, bool(text) and not whole, attempt)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One text to generate: of image ``image`` in the chunk, asked with ``text``."""
-
-    image: int
-    text: str
-    key: str
 
 
 class _Blip2:
@@ -276,6 +160,110 @@ class _Blip2:
                 f"{PART}: {prompt} tokens of image and prompt and {new} new ones, the language model has {allowed} "
                 f"places; ask for at most {max(allowed - prompt, 0)} new tokens"
             )
+
+
+class Blip2Captioner(HeldModel[_Blip2]):
+    """Captions of a ``Blip2ForConditionalGeneration`` of transformers; the weights are read at the first image."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        prompt: str = "describe",
+        device: str = "cpu",
+        dtype: str = "auto",
+        settings: CaptionSettings | None = None,
+        revision: str | None = None,
+    ) -> None:
+        """``model``: a folder, or a hub id; ``prompt``: a name in ``SEMANTIC_EXTRACTION_PROMPTS``.
+
+        Raises ``InvalidOption`` for an unknown prompt or dtype, and for a model of another kind; ``MissingWeights``
+        where there is no model.
+        """
+        self.prompt = _known(prompt)
+        self.settings = settings or CaptionSettings()
+        self._location = locate_model(model, PART, revision)
+        kind = read_config(self._location, PART).model_type
+        if kind != "blip-2":
+            raise InvalidOption(f"{PART}: {self._location.name} is a {kind} model, expected blip-2; give a BLIP-2")
+        self._device, self._dtype = device, resolve_dtype(dtype, device)
+
+    def identity(self) -> dict[str, Any]:
+        """The model, the prompt's text, the numbers' format and the settings that decide captions."""
+        shown = self.settings
+        return {
+            **self._location.identity(),
+            "prompt": SEMANTIC_EXTRACTION_PROMPTS[self.prompt],
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "max_new_tokens": shown.max_new_tokens,
+            "max_attempts": shown.max_attempts,
+            "temperature": shown.temperature,
+            "top_p": shown.top_p,
+        }
+
+    def caption(self, images: Sequence[Image], seed: int, keys: Sequence[str]) -> list[Caption]:
+        """One caption an image, asked with the captioner's prompt (see ``caption_prompts``)."""
+        return [captions[0] for captions in self.caption_prompts(images, (self.prompt,), seed, keys)]
+
+    def caption_prompts(
+        self, images: Sequence[Image], prompts: Sequence[str], seed: int, keys: Sequence[str]
+    ) -> list[list[Caption]]:
+        """For each image one caption a prompt, in the prompts' order; an image is encoded once for all of them.
+
+        ``images``: uint8 RGB of shape (height, width, 3), of any sizes, with their ``keys``. The same images, seed and
+        batch size give the same captions; a retry's random numbers depend on (seed, key, prompt, attempt) alone.
+        Raises ``InvalidOption`` for unknown prompts, another number of keys, and a lack of device memory.
+        """
+        if len(keys) != len(images):
+            raise InvalidOption(f"{len(images)} images and {len(keys)} keys; give one key an image")
+        texts = [SEMANTIC_EXTRACTION_PROMPTS[_known(prompt)] for prompt in prompts]
+        if not images or not texts:
+            return [[] for _ in images]
+        model = self._open()
+        found: list[list[Caption]] = []
+        size = self.settings.batch_size
+        with guarding_memory(PART, size):
+            for start, pixels in _prepared(model, images, size):
+                found += self._chunk(model.embed(pixels), texts, seed, keys[start : start + size])
+        return found
+
+    def _chunk(self, embedded: Tensor, texts: list[str], seed: int, keys: Sequence[str]) -> list[list[Caption]]:
+        """The captions of one chunk; rows of one prompt stand together, since they need no padding."""
+        rows = [_Row(image, text, key) for text in texts for image, key in enumerate(keys)]
+        captions = self._ask(embedded, rows, seed, 1)
+        for attempt in range(2, self.settings.max_attempts + 1):
+            empty = [i for i, caption in enumerate(captions) if caption.flagged]
+            again = self._ask(embedded, [rows[i] for i in empty], seed, attempt)
+            for i, caption in zip(empty, again, strict=True):
+                captions[i] = caption
+        return [captions[image :: len(keys)] for image in range(len(keys))]
+
+    def _ask(self, embedded: Tensor, rows: Sequence[_Row], seed: int, attempt: int) -> list[Caption]:
+        """Answers to rows, ``batch_size`` at a time: the likeliest at first, drawn ones in later attempts."""
+        chosen, found = self.settings, []
+        for start in range(0, len(rows), chosen.batch_size):
+            batch = rows[start : start + chosen.batch_size]
+            draws = [draw_key(seed, "caption-retry", attempt, f"{row.text}\x1f{row.key}") for row in batch]
+            sampling = [] if attempt == 1 else [SeededSampling(draws, chosen.temperature, chosen.top_p)]
+            images, texts = embedded[[row.image for row in batch]], [row.text for row in batch]
+            answers = self._open().answer(images, texts, chosen.max_new_tokens, sampling)
+            found += [_caption(text, whole, attempt) for text, whole in answers]
+        return found
+
+    def _read(self) -> _Blip2:
+        return _Blip2(self._location, self._device, self._dtype)
+
+
+def _caption(text: str, whole: bool, attempt: int) -> Caption:
+    return Caption(text or FALLBACK_CAPTION, not text, bool(text) and not whole, attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One text to generate: of image ``image`` in the chunk, asked with ``text``."""
+
+    image: int
+    text: str
+    key: str
 
 
 def _prepared(model: _Blip2, images: Sequence[Image], size: int) -> Iterator[tuple[int, Tensor]]:

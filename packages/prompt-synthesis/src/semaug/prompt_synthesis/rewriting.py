@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption
 from semaug.prompt_synthesis.endpoint import ChatEndpoint, Sampling
+from semaug.prompt_synthesis.held_model import HeldModel
 from semaug.prompt_synthesis.model_folders import (
     ModelLocation,
     check_vocabulary,
-    free_device_memory,
     guarding_memory,
     loading,
     locate_model,
@@ -165,86 +165,6 @@ def _stand_in(row: _Row, attempts: int, limit: TokenLimit) -> Rewrite:
     return Rewrite(text, cut, row.examples, True, attempts)
 
 
-class CausalRewriter:
-    """Rewrites by any causal language model of transformers (the paper's is LLaMA); read at the first caption.
-
-    A model whose tokenizer has a chat template gets the prompt as the user's one message, another one as plain text.
-    """
-
-    def __init__(
-        self,
-        model: str | Path,
-        settings: RewriteSettings | None = None,
-        device: str = "cpu",
-        dtype: str = "auto",
-        batch_size: int = 8,
-        revision: str | None = None,
-    ) -> None:
-        """``model``: a folder, or a hub id.
-
-        Raises ``InvalidOption`` for a model that is not causal and for bad options, ``MissingWeights`` where there is
-        no model.
-        """
-        if batch_size < 1:
-            raise InvalidOption(f"batch_size is {batch_size}; give 1 or more")
-        self.settings, self._batch_size = settings or RewriteSettings(), batch_size
-        self._location = locate_model(model, PART, revision)
-        _check_causal(self._location)
-        self._device, self._dtype = device, resolve_dtype(dtype, device)
-        self._loaded: _CausalModel | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """The model, the numbers' format and the settings."""
-        dtype = str(self._dtype).removeprefix("torch.")
-        return {**self._location.identity(), "dtype": dtype, **self.settings.identity()}
-
-    def rewrite(self, captions: Sequence[str], keys: Sequence[str], draws: Sequence[int], seed: int) -> list[Rewrite]:
-        """One text a row, batched over images and draws alike.
-
-        The same rows, seed and batch size give the same texts; a row's random numbers depend on (seed, key, draw)
-        alone. Raises ``InvalidOption`` for lists of different lengths, a prompt longer than the model reads, and a
-        lack of device memory.
-        """
-        return _rewrite(self._ask, self.settings, captions, keys, draws, seed)
-
-    def _ask(self, prompts: list[str], numbers: list[int]) -> list[Answer]:
-        answers: list[Answer] = []
-        with guarding_memory(PART, self._batch_size):
-            for start in range(0, len(prompts), self._batch_size):
-                rows = slice(start, start + self._batch_size)
-                sampling = SeededSampling(numbers[rows], self.settings.temperature, self.settings.top_p)
-                answers += self._open().answer(prompts[rows], self.settings.max_new_tokens, sampling)
-        return answers
-
-    def _open(self) -> _CausalModel:
-        if self._loaded is None:
-            self._loaded = _CausalModel(self._location, self._device, self._dtype)
-        return self._loaded
-
-    def load(self) -> None:
-        """Read the weights now; otherwise that happens at first use."""
-        self._open()
-
-    def close(self) -> None:
-        """Let go of the model and its device memory; the next caption reads it again."""
-        self._loaded = None
-        free_device_memory()
-
-
-def _check_causal(location: ModelLocation) -> None:
-    config = read_config(location, PART)
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    named = config.architectures or []
-    heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder
-    if not known or (named and not any(name.endswith(heads) for name in named)):
-        kind = named[0] if named else config.model_type
-        raise InvalidOption(
-            f"{PART}: {location.name} is a {kind}, expected a causal language model; give a LLaMA or such"
-        )
-
-
 class _CausalModel:
     """A loaded language model and its tokenizer, padded on the left."""
 
@@ -311,6 +231,74 @@ class _CausalModel:
                 f"{PART}: {prompt} tokens of prompt and {new} new ones, the model has {allowed} places; "
                 "show fewer examples or ask for fewer new tokens"
             )
+
+
+class CausalRewriter(HeldModel[_CausalModel]):
+    """Rewrites by any causal language model of transformers (the paper's is LLaMA); read at the first caption.
+
+    A model whose tokenizer has a chat template gets the prompt as the user's one message, another one as plain text.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        settings: RewriteSettings | None = None,
+        device: str = "cpu",
+        dtype: str = "auto",
+        batch_size: int = 8,
+        revision: str | None = None,
+    ) -> None:
+        """``model``: a folder, or a hub id.
+
+        Raises ``InvalidOption`` for a model that is not causal and for bad options, ``MissingWeights`` where there is
+        no model.
+        """
+        if batch_size < 1:
+            raise InvalidOption(f"batch_size is {batch_size}; give 1 or more")
+        self.settings, self._batch_size = settings or RewriteSettings(), batch_size
+        self._location = locate_model(model, PART, revision)
+        _check_causal(self._location)
+        self._device, self._dtype = device, resolve_dtype(dtype, device)
+
+    def identity(self) -> dict[str, Any]:
+        """The model, the numbers' format and the settings."""
+        dtype = str(self._dtype).removeprefix("torch.")
+        return {**self._location.identity(), "dtype": dtype, **self.settings.identity()}
+
+    def rewrite(self, captions: Sequence[str], keys: Sequence[str], draws: Sequence[int], seed: int) -> list[Rewrite]:
+        """One text a row, batched over images and draws alike.
+
+        The same rows, seed and batch size give the same texts; a row's random numbers depend on (seed, key, draw)
+        alone. Raises ``InvalidOption`` for lists of different lengths, a prompt longer than the model reads, and a
+        lack of device memory.
+        """
+        return _rewrite(self._ask, self.settings, captions, keys, draws, seed)
+
+    def _ask(self, prompts: list[str], numbers: list[int]) -> list[Answer]:
+        answers: list[Answer] = []
+        with guarding_memory(PART, self._batch_size):
+            for start in range(0, len(prompts), self._batch_size):
+                rows = slice(start, start + self._batch_size)
+                sampling = SeededSampling(numbers[rows], self.settings.temperature, self.settings.top_p)
+                answers += self._open().answer(prompts[rows], self.settings.max_new_tokens, sampling)
+        return answers
+
+    def _read(self) -> _CausalModel:
+        return _CausalModel(self._location, self._device, self._dtype)
+
+
+def _check_causal(location: ModelLocation) -> None:
+    config = read_config(location, PART)
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    named = config.architectures or []
+    heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder
+    if not known or (named and not any(name.endswith(heads) for name in named)):
+        kind = named[0] if named else config.model_type
+        raise InvalidOption(
+            f"{PART}: {location.name} is a {kind}, expected a causal language model; give a LLaMA or such"
+        )
 
 
 class EndpointRewriter:

@@ -29,6 +29,7 @@ from semaug.studies.doctor.packages import (
     examine_packages,
     module_of,
 )
+from semaug.studies.doctor.studies import StudyState, examine_studies
 from semaug.studies.doctor.system import examine_disk, examine_numba
 from semaug.studies.doctor.weights import Model, find_models, looked_into
 
@@ -164,10 +165,12 @@ def test_data_sets_are_found_in_given_folders_and_beside_the_working_directory(t
     (tmp_path / "data" / "cifar-100-python" / "meta").touch()
     (tmp_path / "far" / "stl10_binary").mkdir(parents=True)
     (tmp_path / "far" / "stl10_binary" / "train_X.bin").touch()
-    around = fabricated(tmp_path, data=(tmp_path / "far",))
+    (tmp_path / "root" / "dtd" / "dtd" / "labels").mkdir(parents=True)
+    around = fabricated(tmp_path, data=(tmp_path / "far",), environ={"SEMAUG_DATA": str(tmp_path / "root")})
     assert find_data_sets(around) == {
         "cifar100": f"cifar100?root={tmp_path / 'data'}",
         "stl10": f"stl10?root={tmp_path / 'far'}",
+        "dtd": f"dtd?root={tmp_path / 'root'}",
     }
     shown = by_name(examine_data_sets(around))
     assert shown["cifar100"].detail == f"cifar100?root={tmp_path / 'data'}"
@@ -246,6 +249,33 @@ def test_the_methods_are_those_of_pretraining():
     assert set(examine_methods(Surroundings()).facts["methods"]) == set(METHODS)
 
 
+def test_studies_are_counted_by_paper_and_scale(tmp_path):
+    studies = [
+        StudyState("a", "SDI", "sdi", {"tiny": (), "paper": ("ImageNet-1k: give it",)}),
+        StudyState("b", "SDI", "sdi", {"tiny": (), "paper": ()}),
+        StudyState("c", "DiffAug", "diffaug", {"tiny": ()}),
+    ]
+    found = by_name(examine_studies(fabricated(tmp_path, studies=lambda: studies)))
+    assert found["SDI"].facts == {"studies": 2, "can_run": {"tiny": 2, "paper": 1}}
+    assert "semaug study list --paper sdi" in found["SDI"].remedy
+    assert (found["DiffAug"].state, found["DiffAug"].remedy) == ("ok", "")
+
+
+def test_studies_that_cannot_be_listed_are_broken_and_end_nothing(tmp_path):
+    def fail():
+        raise ImportError("numpy.core failed")
+
+    found = examine_studies(fabricated(tmp_path, studies=fail))
+    assert (found[0].state, "numpy.core failed" in found[0].detail) == ("broken", True)
+
+
+def test_the_variable_of_data_is_that_of_studies():
+    from semaug.studies.doctor import data_sets
+    from semaug.studies.study.data import DATA_ROOT
+
+    assert data_sets.DATA_ROOT == DATA_ROOT
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     from semaug.studies.doctor import system
 
@@ -286,7 +316,7 @@ def test_imports_that_fail_are_broken_with_the_last_line_of_the_error(tmp_path, 
 
 
 def test_an_empty_machine_has_a_remedy_for_everything_that_is_off(tmp_path):
-    found = diagnose(fabricated(tmp_path), devices=False)
+    found = diagnose(fabricated(tmp_path, studies=list), devices=False)
     assert looked_into(fabricated(tmp_path)) == [tmp_path / "models", tmp_path / "weights"]
     for section in found.sections:
         for finding in section.findings:
@@ -297,7 +327,7 @@ def test_an_empty_machine_has_a_remedy_for_everything_that_is_off(tmp_path):
 def test_the_real_machine_is_examined_without_a_heavy_import():
     code = (
         "import sys\nfrom semaug.studies.doctor import diagnose\nfound = diagnose(devices=False)\n"
-        "heavy = ('torch', 'numpy', 'numba', 'transformers', 'zarr', 'cv2', 'lightning', 'ultralytics')\n"
+        "heavy = ('torch', 'numba', 'transformers', 'diffusers', 'sklearn', 'cv2', 'lightning', 'ultralytics')\n"
         "print([m for m in heavy if m in sys.modules], [f.name for f in found.broken])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,6 +1,6 @@
 """``semaug doctor``: what is installed, what can run here, what is missing, and the remedy for each.
 
-Nothing is downloaded, nothing but torch is imported, and nothing is written that stays.
+Nothing is downloaded, no heavy library but torch is imported, and nothing is written that stays.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from semaug.studies.doctor.capabilities import (
 from semaug.studies.doctor.data_sets import examine_data_sets
 from semaug.studies.doctor.findings import Diagnosis, Finding, Section, State
 from semaug.studies.doctor.packages import examine_extras, examine_imports, examine_packages
+from semaug.studies.doctor.studies import examine_studies
 from semaug.studies.doctor.surroundings import Surroundings
 from semaug.studies.doctor.system import (
     examine_devices,
@@ -50,6 +51,7 @@ def diagnose(around: Surroundings | None = None, *, devices: bool = True, import
         "Oracles": oracles,
         "Synthesis": examine_capabilities(around, SYNTHESIS, models),
         "Methods and tools": [examine_methods(around), *others],
+        "Studies": examine_studies(around),
         "Data sets": examine_data_sets(around),
     }
     return Diagnosis(tuple(Section(title, tuple(found)) for title, found in sections.items() if found))

@@ -29,25 +29,27 @@ MARKERS: dict[str, tuple[str, ...]] = {
     "imagenette": tuple(f"imagenette2{size}/train" for size in ("", "-320", "-160")),
 }
 """Name of a data set -> files or folders of which one lies in its root."""
+DATA_ROOT = "SEMAUG_DATA"
+"""The environment variable that studies read, too."""
 OPTIONS = {f"pathmnist_{side}.npz": f"&size={side}" for side in (64, 128, 224)}
 """Marker -> what its set is opened with beside the root."""
 
 
 def roots(around: Surroundings) -> list[Path]:
-    """The folders that are looked into: those given, the working directory, and its ``data`` and ``datasets``."""
-    places = [*around.data, around.cwd, around.cwd / "data", around.cwd / "datasets"]
+    """The folders looked into: those given, ``SEMAUG_DATA``, the working directory, its ``data`` and ``datasets``."""
+    named = [Path(around.environ[DATA_ROOT])] if around.environ.get(DATA_ROOT) else []
+    places = [*around.data, *named, around.cwd, around.cwd / "data", around.cwd / "datasets"]
     return list(dict.fromkeys(p.expanduser().absolute() for p in places))
 
 
 def find_data_sets(around: Surroundings) -> dict[str, str]:
-    """Name -> the words that open it (a spec), of the data sets that lie there; the first root wins."""
+    """Name -> the words that open it (a spec), of the data sets that lie in a root, or below it in their own name."""
     found: dict[str, str] = {}
-    for root in roots(around):
-        for name, markers in MARKERS.items():
-            marker = next((m for m in markers if (root / m).exists()), None)
-            if marker is not None:
-                found.setdefault(name, f"{name}?root={root}{OPTIONS.get(marker, '')}")
-    return {name: found[name] for name in MARKERS if name in found}
+    for name, markers in MARKERS.items():
+        places = ((p, m) for root in roots(around) for p in (root, root / name) for m in markers if (p / m).exists())
+        for place, marker in list(places)[:1]:
+            found[name] = f"{name}?root={place}{OPTIONS.get(marker, '')}"
+    return found
 
 
 def examine_data_sets(around: Surroundings) -> list[Finding]:
@@ -59,6 +61,11 @@ def examine_data_sets(around: Surroundings) -> list[Finding]:
     others = [name for name in MARKERS if name not in found]
     if others:
         findings.append(
-            Finding("others", "off", f"not in {places}: {', '.join(others)}", "semaug doctor --data FOLDER")
+            Finding(
+                "others",
+                "off",
+                f"not in {places}: {', '.join(others)}",
+                "semaug doctor --data FOLDER; studies look in $SEMAUG_DATA",
+            )
         )
     return findings

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from semaug.studies.doctor.studies import StudyState
 
 
 def installed_version(distribution: str) -> str | None:
@@ -49,7 +53,8 @@ def registered_plugins(group: str) -> Mapping[str, str]:
 class Surroundings:
     """This process's surroundings, or fabricated ones.
 
-    ``weights`` and ``data`` are folders to look into beside the usual places.
+    ``weights`` and ``data`` are folders to look into beside the usual places; ``studies`` lists the studies, None for
+    those that are shipped.
     """
 
     version: Callable[[str], str | None] = installed_version
@@ -62,6 +67,7 @@ class Surroundings:
     temporary: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     weights: tuple[Path, ...] = ()
     data: tuple[Path, ...] = ()
+    studies: Callable[[], Sequence[StudyState]] | None = None
 
     def has(self, module: str) -> bool:
         """Whether a module could be imported; nothing is imported."""

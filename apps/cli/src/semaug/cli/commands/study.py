@@ -49,22 +49,25 @@ def list_(paper: str | None, data_root: Path | None, as_json: bool) -> None:
 
 
 def _listed(found: Sequence[Available]) -> str:
+    """By paper: each study, the scales that can run, and what the others lack; then how to give what is lacking."""
     from semaug.studies.study.paper import PAPERS
 
-    lines = []
+    lines, remedies = [], dict.fromkeys(line for one in found for rows in one.missing.values() for line in rows)
     for paper, title in PAPERS.items():
         own = [one for one in found if one.preset.paper == paper]
-        if not own:
-            continue
-        lines.append(title)
-        width = max(len(one.preset.name) for one in own)
-        lines += [
-            f"  {one.preset.name:<{width}}  {one.preset.title} ({', '.join(one.runs_at) or 'none'})" for one in own
-        ]
-        lacks = dict.fromkeys(line for one in own for rows in one.missing.values() for line in rows)
-        if lacks:
-            lines += ["  for the other scales:", *(f"    {line}" for line in lacks)]
-    return "\n".join([*lines, "", "In brackets: the scales that can run here. `semaug study show NAME` tells more."])
+        width = max((len(one.preset.name) for one in own), default=0)
+        lines += [title, *(line for one in own for line in _row(one, width))] if own else []
+    lines += ["", "What is lacking", *(f"  {line}" for line in remedies)] if remedies else []
+    return "\n".join(
+        [*lines, "", "`semaug study show NAME` tells what a study is, how long it takes, and its command."]
+    )
+
+
+def _row(one: Available, width: int) -> list[str]:
+    lacks = dict.fromkeys(line.split(": ")[0] for rows in one.missing.values() for line in rows)
+    others = " and ".join(scale for scale, rows in one.missing.items() if rows)
+    lines = [f"  {one.preset.name:<{width}}  {one.preset.title}: {', '.join(one.runs_at) or 'none'} can run"]
+    return [*lines, f"  {'':<{width}}  {others} lack {', '.join(lacks)}"] if lacks else lines
 
 
 @group.command()

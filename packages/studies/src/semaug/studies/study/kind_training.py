@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from semaug.artifacts.errors import InvalidOption
-from semaug.studies.study.catalogue import references, settings_of
+from semaug.studies.study.catalogue import WHOLE, references, settings_of
 from semaug.studies.study.evaluations import check_evaluation
 from semaug.studies.study.kinds import Found, Kind, Longer, Planned
 from semaug.studies.study.makers import check_artifact
@@ -27,6 +27,9 @@ def check(preset: Preset) -> None:
         raise InvalidOption(
             f"{preset.name}: variants {list(preset.variants)} need a control; mark one `control = true`"
         )
+    for names in (preset.settings, preset.variants):
+        if len({slug(name) for name in names}) < len(names):
+            raise InvalidOption(f"{preset.name}: two of {', '.join(names)} would share a folder; name them otherwise")
     for name, options in preset.evaluations.items():
         check_evaluation(name, options, preset.data)
     for name, artifact in preset.artifacts.items():
@@ -83,14 +86,15 @@ def training_plan(study: Study, ready: Ready, setting: str, variant: str, seed: 
     s, v, place = settings_of(preset)[setting], preset.variants[variant], place_of(study, setting)
     method = _method(preset, s, v)
     guidance = ready.resolved({"guidance": v.guidance}, place)["guidance"] if v.guidance else None
-    checkpoint = max(1, min(1000, steps // 4))
+    checkpoint = max(100, min(1000, steps // 4))
     return TrainingPlan(
         ready.data[place].train, pairs=v.pairs, guidance=guidance,
         pair_options={**preset.pair_options, **scale.options, **ready.resolved(v.options, place)},
         method=method, recipe=scale.recipes.get(method) or v.recipe or s.recipe or preset.recipe,
         hyperparameters={**s.hyperparameters, **v.hyperparameters, **scale.hyperparameters.get(method, {})},
         backbone=scale.backbone or s.backbone or preset.backbone,
-        backbone_options={} if scale.backbone else s.backbone_options, size=scale.size, steps=steps,
+        backbone_options={} if scale.backbone else s.backbone_options, size=min(scale.size, s.size or scale.size),
+        steps=steps,
         batch_size=scale.batch_size, optimizer=scale.optimizer, lr=scale.lr, seed=seed, checkpoint_every=checkpoint,
         log_every=max(1, min(10, steps // 3)),
     )  # fmt: skip
@@ -182,10 +186,10 @@ def plan_longer(study: Study, ready: Ready, asked: Sequence[Longer]) -> list[Pla
 def slug(name: str) -> str:
     """A name as part of a path.
 
-    >>> slug("MoCo-v2*(R101)")
-    'moco-v2-r101'
+    >>> slug("MoCo-v2* (R101)")
+    'moco-v2star-r101'
     """
-    return re.sub(r"[^a-z0-9.+]+", "-", name.lower()).strip("-") or "all"
+    return re.sub(r"[^a-z0-9.+_]+", "-", name.lower().replace("*", "star")).strip("-") or WHOLE
 
 
 KIND = Kind(

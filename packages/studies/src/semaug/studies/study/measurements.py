@@ -167,8 +167,9 @@ def _costs(measuring: Measuring) -> Measured:
 def _training_seconds(measuring: Measuring) -> float | None:
     """Mean training time of the controls' runs that are done."""
     from semaug.studies.study.jobs import SECONDS
+    from semaug.studies.study.kind_training import slug
 
-    controls = [name for name, v in measuring.study.preset.variants.items() if v.control]
+    controls = [slug(name) for name, v in measuring.study.preset.variants.items() if v.control]
     found = []
     for path in sorted((measuring.study.out / "runs").glob("*/*/*/result.json")):
         if path.parent.parent.name in controls:

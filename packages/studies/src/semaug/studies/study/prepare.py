@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from semaug.studies.study.catalogue import references, settings_of
 from semaug.studies.study.data import DataSet
 from semaug.studies.study.plan import Study
 from semaug.studies.study.schema import ArtifactSpec, Preset
-
-PACK_SHARD = 256
+from semaug.studies.study.stand_ins import annotated, packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,12 @@ def prepare(study: Study, *, workers: int = 1, device: str = "cpu", on_progress:
     An artifact that cannot be made is recorded with its reason, and only the variants that use it fail.
     """
     folder = study.out / "artifacts"
-    data = {name: _packed(found, folder, workers, on_progress) for name, found in study.data.items()}
+    data = {
+        name: annotated(found, folder, on_progress)
+        if study.preset.data[name].boxes
+        else packed(found, folder, workers, on_progress)
+        for name, found in study.data.items()
+    }
     ready = Ready(data, artifacts := {})
     for place, names in needed(study.preset, study.only).items():
         for name in names:
@@ -114,21 +118,6 @@ def _visit(preset: Preset, name: str, order: list[str]) -> None:
     for other in references(preset.artifacts[name].options):
         _visit(preset, other, order)
     order.append(name)
-
-
-def _packed(found: DataSet, folder: Path, workers: int, on_progress: OnProgress) -> DataSet:
-    """Generated images are drawn once and packed; anything else is read where it is."""
-    from semaug.artifacts.pack import pack_images
-
-    changes: dict[str, Any] = {}
-    for split, spec in (("train", found.train), ("test", found.test)):
-        if found.origin == "stand-in" and spec.startswith("scenes:"):
-            path = folder / f"{found.name}-{split}.zarr"
-            pack_images(
-                open_source(spec), path, format="raw", workers=workers, shard_size=PACK_SHARD, on_progress=on_progress
-            )
-            changes[split] = str(path.resolve())
-    return replace(found, **changes)
 
 
 def _made(

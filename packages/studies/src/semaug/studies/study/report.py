@@ -5,23 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semaug.artifacts.files import write_atomic
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.store import package_versions
+from semaug.studies.study.catalogue import WHOLE
 from semaug.studies.study.kinds import kind_of
 from semaug.studies.study.paper import PAPERS
 from semaug.studies.study.plan import Study
 from semaug.studies.study.results import Gain, Line, Results, not_comparable, read_results
+from semaug.studies.study.schema import Setting
 
 if TYPE_CHECKING:
-    from semaug.eval.report import Block, Cell, Provenance, Section
+    from semaug.eval.report import Block, Cell, Column, Provenance, Section
     from semaug.eval.statistics import PairedDifference
     from semaug.studies.study.running import StudyDone
 
+_PLAIN = Setting().model_dump(exclude={"epochs", "title", "cell"})
 CSV, LATEX = "results.csv", "results.tex"
 
 
@@ -85,7 +88,7 @@ def _failures(results: Results) -> list[Section]:
 
 
 def _paper(results: Results) -> list[Section]:
-    from semaug.eval.report import Column, Missing, Paragraph, Section, Table
+    from semaug.eval.report import Column, Missing, Paragraph, Section
 
     if not results.lines:
         return []
@@ -100,21 +103,25 @@ def _paper(results: Results) -> list[Section]:
         printed: Cell = line.cell.text if line.cell.value is None else line.cell.value
         n = line.ours.n if line.ours else None
         rows.append((line.setting, line.variant, line.metric, printed, ours, n, line.difference, line.cell.note))
-    kept = [i for i, column in enumerate(columns) if column.name not in ("setting", "note") or _told(rows, i)]
-    shown = tuple(tuple(row[i] for i in kept) for row in rows)
     note = f"In {unit}. After ±: the standard deviation over seeds. Notes mark what is misprinted or contradicted."
-    blocks: list[Block] = [Table("The printed numbers and ours", tuple(columns[i] for i in kept), shown, note)]
+    blocks: list[Block] = [_table("The printed numbers and ours", columns, rows, note)]
     if reasons := not_comparable(results.study):
         blocks.append(Paragraph("**Not comparable with the paper**: " + "; ".join(reasons) + ".", "note"))
     return [Section("Beside the paper", tuple(blocks))]
 
 
-def _told(rows: list[tuple[Cell, ...]], place: int) -> bool:
-    return len({row[place] for row in rows}) > 1 or any(row[place] for row in rows if row[place] != "all")
+def _table(caption: str, columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], note: str) -> Block:
+    """A table without the columns `setting` and `note` where they tell nothing."""
+    from semaug.eval.report import Table
+
+    empty = {"setting": {WHOLE}, "note": {""}}
+    kept = [i for i, c in enumerate(columns) if not {row[i] for row in rows} <= empty.get(c.name, set())]
+    shown = tuple(tuple(row[i] for i in kept) for row in rows)
+    return Table(caption, tuple(columns[i] for i in kept), shown, note)
 
 
 def _gains(results: Results) -> list[Section]:
-    from semaug.eval.report import Column, Missing, Section, Table
+    from semaug.eval.report import Column, Missing, Section
 
     if not results.gains:
         return []
@@ -138,7 +145,7 @@ def _gains(results: Results) -> list[Section]:
         "the control's training; at equal total cost the control trains for as much longer"
         f"{_capped(results)}."
     )
-    table = Table("Each variant minus its best control", columns, tuple(rows), note)
+    table = _table("Each variant minus its best control", columns, rows, note)
     return [Section("Gains over the best control", (table, *_bars(results)))]
 
 
@@ -164,7 +171,7 @@ def _bars(results: Results) -> Iterator[Block]:
 
 
 def _measures(results: Results) -> list[Section]:
-    from semaug.eval.report import Column, Missing, Section, Table
+    from semaug.eval.report import Column, Missing, Section
 
     metrics = headline_metrics(results)
     if not metrics or not results.runs:
@@ -179,7 +186,7 @@ def _measures(results: Results) -> list[Section]:
         steps = results.of(setting, variant)[0].steps
         rows.append((setting, variant, steps, *values, results.seconds(setting, variant)))
     note = "Mean and standard deviation over seeds. `x2.43` marks a control that trained for as much longer."
-    return [Section("Every variant", (Table("What was measured", columns, tuple(rows), note),))]
+    return [Section("Every variant", (_table("What was measured", columns, rows, note),))]
 
 
 def headline_metrics(results: Results) -> list[str]:
@@ -207,7 +214,27 @@ def _curves(results: Results) -> list[Section]:
             of = f" with {setting}" if results.study.preset.settings else ""
             caption = f"The training loss{of}: mean over the seeds, and their range."
             blocks.append(Figure(learning_curves(curves, "training loss"), caption, f"training loss over steps{of}"))
-    return [Section("Learning curves", tuple(blocks))] if blocks else []
+    return [Section("Learning curves", (*_over_steps(results), *blocks))] if blocks else []
+
+
+def _over_steps(results: Results) -> Iterator[Block]:
+    """Where settings differ in nothing but how long they train: the primary metric over the steps."""
+    from semaug.eval.figures.curves import Curve, learning_curves
+    from semaug.eval.report import Figure
+
+    settings, primary = results.study.preset.settings, results.study.preset.primary
+    if len(settings) < 2 or any(s.model_dump(exclude={"epochs", "title", "cell"}) != _PLAIN for s in settings.values()):
+        return
+    curves = []
+    for variant in results.study.preset.variants:
+        runs = [[run.value(primary) for run in results.of(setting, variant)] for setting in settings]
+        seeds = [list(row) for row in zip(*runs, strict=True) if None not in row]
+        if seeds:
+            steps = [results.of(setting, variant)[0].steps for setting in settings]
+            curves.append(Curve(variant, steps, seeds))
+    if curves:
+        caption = f"{primary} over the length of training: mean over the seeds, and their range."
+        yield Figure(learning_curves(curves, primary), caption, f"{primary} over the number of steps of each variant")
 
 
 def _costs(results: Results) -> list[Section]:

@@ -91,7 +91,8 @@ class Variant(_Table):
 
 
 class Setting(_Table):
-    """In what variants are compared: a method on a backbone and a data set. What is None is the preset's."""
+    """In what variants are compared: a method on a backbone and a data set. What is None is the preset's; ``size`` is
+    the side of its images where that is less than the scale's."""
 
     title: str = ""
     method: str | None = None
@@ -99,6 +100,7 @@ class Setting(_Table):
     backbone: str | None = None
     backbone_options: Numbers = {}
     data: str | None = None
+    size: int | None = None
     epochs: float | None = None
     hyperparameters: Numbers = {}
     cell: str | None = None

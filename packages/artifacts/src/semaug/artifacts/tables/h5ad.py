@@ -40,7 +40,10 @@ def read_h5ad(path: Path, layer: str | None = None, obsm: str | None = None) -> 
             names = [f"{obsm}_{i + 1}" for i in range(width)]
         if len(names) != width:
             raise SourceError(f"{where} has {width} columns and {len(names)} names; write the file again")
-    return RawTable(where, keys, names, partial(read_rows, path, inside), obs)
+        by_columns = _is_by_columns(_node(file, inside))
+    return RawTable(
+        where, keys, names, _ByColumns(path, inside) if by_columns else partial(read_rows, path, inside), obs
+    )
 
 
 def _anndata() -> Any:
@@ -133,6 +136,29 @@ def _width(path: Path, file: Any, inside: str) -> int:
     if shape is None or len(shape) != 2:
         raise SourceError(f"{path}: {inside} has shape {shape}, a table needs rows and columns")
     return int(shape[1])
+
+
+def _is_by_columns(node: Any) -> bool:
+    return hasattr(node, "keys") and node.attrs.get("encoding-type", node.attrs.get("h5sparse_format")) in (
+        "csc", "csc_matrix",
+    )  # fmt: skip
+
+
+class _ByColumns:
+    """Rows of a sparse matrix that lies column by column: it is turned once, since every block would read all of it."""
+
+    def __init__(self, path: Path, inside: str) -> None:
+        self.path, self.inside = path, inside
+        self.matrix: Any = None
+
+    def __call__(self, start: int, stop: int) -> NDArray[Any]:
+        if self.matrix is None:
+            from anndata.io import sparse_dataset
+
+            with opened(self.path) as file:
+                turned: Any = sparse_dataset(_node(file, self.inside)).to_memory()
+                self.matrix = turned.tocsr()
+        return np.asarray(self.matrix[start:stop].toarray())
 
 
 def read_rows(path: Path, inside: str, start: int, stop: int) -> NDArray[Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from semaug.eval.feature_store import FeatureWork
     from semaug.eval.features import Features, Preparation
 
-Layout = Literal["artifact", "npy", "parquet"]
+Layout = Literal["artifact", "npy", "parquet", "anndata"]
 CACHE = Path("eval", "features")
 """Where a run keeps features, below its folder."""
 
@@ -208,8 +208,10 @@ class Embedder:
     ) -> Embedded:
         """Write the features of a source to ``out`` as an artifact, a folder of NPY files, or one Parquet file.
 
-        What the run keeps already is copied, not computed again. Rerunning resumes. Raises as ``write_features``,
-        ``export_npy`` and ``export_parquet``.
+        In the layout ``anndata`` they go into a copy of the AnnData file that the table is from, or into that file, as
+        ``obsm["X_METHOD"]``, and the projections as ``obsm["X_METHOD_projection"]``. What the run keeps already is
+        copied, not computed again. Rerunning resumes. Raises as ``write_features``, ``export_npy``, ``export_parquet``
+        and ``write_embeddings``.
         """
         from semaug.eval.feature_store import copy_features, export_npy, export_parquet
 
@@ -222,11 +224,26 @@ class Embedder:
             return _embedded(self._write(source, out, shard_size=shard_size, overwrite=overwrite))
         staging = kept if self.keep else out.with_name(f".{out.name}.zarr")
         written = _embedded(self._write(source, staging))
-        export = export_npy if layout == "npy" else export_parquet
-        export(staging, out, overwrite=overwrite)
+        if layout == "anndata":
+            self._into_anndata(spec, staging, out, overwrite)
+        else:
+            export = export_npy if layout == "npy" else export_parquet
+            export(staging, out, overwrite=overwrite)
         if staging != kept:
             shutil.rmtree(staging, ignore_errors=True)
         return written
+
+    def _into_anndata(self, spec: str, staging: Path, out: Path, overwrite: bool) -> None:
+        from semaug.artifacts.tables import table_file, write_embeddings
+        from semaug.eval.feature_store import open_features
+
+        if self.card.input_size is not None:
+            raise InvalidOption(f"{self.run} holds an encoder of images ({self.card.backbone}); AnnData is for tables")
+        found, name = open_features(staging), f"X_{self.card.method.replace('-', '_')}"
+        matrices = {name: found.features}
+        if found.projections is not None:
+            matrices[f"{name}_projection"] = found.projections
+        write_embeddings(table_file(spec), out, matrices, found.keys, overwrite=overwrite)
 
 
 def _finished(path: Path, wanted: Manifest | None) -> Artifact | None:

@@ -25,15 +25,16 @@ from semaug.cli.console import (
 
 @click.command("embed", cls=Verb)
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.option("--images", required=True, help="Images to embed; labels are kept where there are any.")
-@out_option("the features: an artifact, a folder (npy) or a file (parquet)")
+@click.option("--images", required=True, help="Images, or a table, to embed; labels are kept where there are any.")
+@out_option("the features: an artifact, a folder (npy) or a file (parquet, anndata)")
 @click.option(
     "--format",
     "layout",
-    type=click.Choice(["artifact", "npy", "parquet"]),
+    type=click.Choice(["artifact", "npy", "parquet", "anndata"]),
     default="artifact",
     show_default=True,
-    help="artifact: what --train and --test of the probes take; npy, parquet: for other tools.",
+    help="artifact: what --train and --test of the probes take; npy, parquet: for other tools; anndata: a copy of a "
+    "table's .h5ad with obsm['X_METHOD'].",
 )
 @click.option(
     "--shard-size",

@@ -12,12 +12,10 @@ from semaug.artifacts.errors import InvalidOption
 from semaug.ssl_methods.gathering import Gathering, gather_keys, gather_rows, world
 from semaug.ssl_methods.losses.inputs import full
 from semaug.ssl_methods.losses.kernels import Kernel, official_kernel
+from semaug.ssl_methods.losses.soft_pairs import NARROW, PairCosts, PairRules, form_of
 
 EPSILON = 1e-5
 """Inside both logarithms, as in the official code."""
-
-_NARROW = 32
-"""Up to this width distances are taken difference by difference; the kernel at nu = 0.01 tells 1e-3 apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +104,42 @@ def soft_contrastive_terms(
             f"give as many of both and a mask of {(rows, rows * ranks)}"
         )
     with torch.autocast(latent.device.type, enabled=False):
+        if rules := _rules(similarity, positive, ranks):
+            sides = (*_sides(latent, gathering), *_sides(embedding, gathering))
+            total, over = PairCosts.apply(*sides, positive, rules)  # type: ignore[no-untyped-call]
+            return total / (rows * (rows * ranks - 1)), over.to(total.dtype) / positive.numel()
         target, saturated = soft_targets(latent, positive, similarity, gathering=gathering)
         target = target.detach() if similarity.detach_p else target
         z = full(embedding)
         q = similarity.kernel(_distances(z, _everyone(z, gathering)), similarity.nu_z)
         costs = -(target * torch.log(q + EPSILON) + (1 - target) * torch.log(1 - q + EPSILON))
         return costs.masked_fill(_itself(rows, ranks, costs), 0).sum() / (rows * (rows * ranks - 1)), saturated
+
+
+def _rules(similarity: Similarity, positive: Tensor, ranks: int) -> PairRules | None:
+    """What ``PairCosts`` needs to know, None for a kernel whose form it does not know."""
+    target, found = (form_of(similarity.kernel, nu) for nu in (similarity.nu_y, similarity.nu_z))
+    if target is None or found is None:
+        return None
+    return PairRules(
+        target=target,
+        found=found,
+        beta=similarity.beta,
+        detach_p=similarity.detach_p,
+        epsilon=EPSILON,
+        first=world()[0] * len(positive) if ranks > 1 else 0,
+        mirrored=ranks == 1 and not positive.is_cuda and torch.equal(positive, positive.T),  # which a GPU waits for
+    )
+
+
+def _sides(rows: Tensor, gathering: Gathering) -> tuple[Tensor, Tensor]:
+    """Local rows and everyone's, centred where distances are made of products."""
+    rows = full(rows)
+    others = _everyone(rows, gathering)
+    if rows.shape[1] <= NARROW:
+        return rows, others
+    centre = others.detach().mean(dim=0)
+    return rows - centre, others - centre
 
 
 def _everyone(rows: Tensor, gathering: Gathering) -> Tensor:
@@ -127,7 +155,7 @@ def _itself(rows: int, ranks: int, like: Tensor) -> Tensor:
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:
     """Euclidean distances (n, N) with a gradient of zero, not NaN, where two rows agree."""
-    if rows.shape[1] <= _NARROW:
+    if rows.shape[1] <= NARROW:
         return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist")
     centre = others.detach().mean(dim=0)
     rows, others = rows - centre, others - centre

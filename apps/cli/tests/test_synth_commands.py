@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ pytest.importorskip("diffusers")
 from semaug.artifacts.reader import Artifact  # noqa: E402
 from semaug.artifacts.sources import open_source  # noqa: E402
 from semaug.artifacts.synthetic_table import SyntheticTable  # noqa: E402
+from semaug.cli import console  # noqa: E402
 from semaug.cli import main as entry  # noqa: E402
 from semaug.prompt_synthesis import tiny_diffusion_models as tiny  # noqa: E402
 from semaug.prompt_synthesis.tiny_language_models import save_blip2, save_llama  # noqa: E402
@@ -160,6 +162,85 @@ def test_what_a_later_stage_lacks_is_one_line_before_the_first(models, tmp_path,
     assert said in told
     assert told.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def semaug(*words: object) -> subprocess.CompletedProcess[str]:
+    """``semaug WORDS`` in a process of its own, with one thread."""
+    command = [sys.executable, "-c", "from semaug.cli.main import main; main()", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_every_stage_on_ray_and_on_several_devices_writes_what_one_process_does(models, tmp_path):
+    plain = semaug(*whole(models, tmp_path / "plain.zarr"))
+    assert plain.returncode == 0, plain.stderr
+    for name, words in (
+        ("ray", ("--engine", "ray", "--workers", "2")),
+        ("devices", ("--device", "cpu,cpu:0")),
+    ):
+        done = semaug(*whole(models, tmp_path / f"{name}.zarr"), *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == plain.stderr == ""
+        for stage in ("-captions", "-prompts", "", "-similarity"):
+            ours, theirs = (Artifact.open(tmp_path / f"{stem}{stage}.zarr") for stem in (name, "plain"))
+            assert ours.digest == theirs.digest
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--device", "cuda:7,cpu"), "--device cuda:7 is not here: PyTorch sees"),
+        (("--device", "cuda:0", "--engine", "ray"), "give --device cuda"),
+        (("--device", ","), "names no device"),
+        (("--gpus-per-actor", "1"), "--gpus-per-actor belongs to --engine ray"),
+        (("--ray-address", "auto"), "--ray-address belongs to --engine ray"),
+    ],
+)
+def test_devices_and_engines_that_do_not_fit_are_usage_errors(models, tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.setattr(console, "_CURRENT", console.RunSettings())
+    step = ("synth", "caption", IMAGES, "--model", models / "blip2", "--out", tmp_path / "c.zarr")
+    assert run(monkeypatch, *step, *words) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    place = tmp_path / "small"
+    place.mkdir()
+    try:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400k", "none", place], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        pytest.skip("no mount command")
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)  # artifacts may still be mapped
+
+
+def test_a_disk_that_is_really_full_loses_nothing(models, tmp_path, small_disk, monkeypatch, capsys):
+    assert run(monkeypatch, *whole(models, tmp_path / "s.zarr")) == 0
+    out = small_disk / "s.zarr"
+    capsys.readouterr()
+    assert run(monkeypatch, *whole(models, out)) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "no space left while writing" in told
+    assert "it resumes" in told
+    done = sorted(small_disk.glob("*/ledger/*.json"))
+    assert done
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    before = {path: path.stat().st_mtime_ns for path in done}
+    assert run(monkeypatch, *whole(models, out)) == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == before  # what was done is not done again
+    for stage in ("-captions", "-prompts", "", "-similarity"):
+        ours, theirs = (Artifact.open(folder / f"s{stage}.zarr") for folder in (small_disk, tmp_path))
+        assert ours.digest == theirs.digest
+    assert not list(small_disk.rglob("*.partial"))
 
 
 @pytest.mark.slow

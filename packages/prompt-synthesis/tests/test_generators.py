@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,28 @@ def test_a_prompt_is_encoded_once_and_alone_whatever_came_before(models):
     assert len(calls) == 4  # two distinct prompts, and the empty one twice: encode_prompt gives both together
     images_of(generator, ["two cats", "two cats"], [7, 8])
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize(("kind", "model"), [("img2img", "sd"), ("controlnet-img2img", "sd"), ("img2img", "xl")])
+def test_an_image_is_encoded_once_for_all_of_its_prompts_and_to_the_same_bits(models, kind, model):
+    def encodings(generator: DiffusionGenerator) -> list[int]:
+        calls: list[int] = []
+        generator._pipeline.vae.encoder.register_forward_hook(lambda *_: calls.append(1))
+        return calls
+
+    shared = [visual_prompts()[0]] * 3 + [visual_prompts()[1]]
+    texts, seeds = ["a", "b", "c", "d"], [1, 2, 3, 4]
+    together = make(models, kind, model)
+    calls = encodings(together)
+    made = [one.image for one in together.generate(texts, shared, seeds)]
+    assert len(calls) == 2
+    for start in (0, 2):  # a generator that has seen nothing
+        part, fresh = slice(start, start + 2), make(models, kind, model)
+        fresh._encodings._kept = deque(maxlen=0)
+        calls = encodings(fresh)
+        again = [one.image for one in fresh.generate(texts[part], shared[part], seeds[part])]
+        np.testing.assert_array_equal(again, made[part])
+        assert len(calls) == 2
 
 
 def test_a_prompt_gives_the_same_after_others(models):

@@ -382,8 +382,9 @@ def test_images_of_one_caption_differ_by_seed(models, source, captions, tmp_path
 
 
 @pytest.mark.slow
-def test_two_workers_write_what_one_does(models, source, captions, tmp_path) -> None:
-    caption_images(source, tmp_path / "c", captioner(models), shard_size=3, running=Running(workers=2))
+def test_two_workers_on_devices_of_their_own_write_what_one_does(models, source, captions, tmp_path) -> None:
+    part = captioner(models, device="cpu,cpu:0")
+    caption_images(source, tmp_path / "c", part, shard_size=3, running=Running(workers=2))
     assert Artifact.open(tmp_path / "c").digest == Artifact.open(captions).digest
 
 

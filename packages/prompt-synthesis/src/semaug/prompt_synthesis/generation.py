@@ -194,6 +194,7 @@ class _Shard:
         self._work, self._tick = work, tick
         self._generator = work.models.take(work.part)
         self._waiting: list[tuple[SyntheticRow, VisualPrompt, Image, int]] = []
+        self._visual_prompts: dict[tuple[str, int], VisualPrompt] = {}
         self._rows: list[SyntheticRow] = []
         self._images: list[Image] = []
         self._labels: list[int | None] = []
@@ -207,9 +208,17 @@ class _Shard:
         work = self._work
         seed = noise_seed(work.seed, key, slot)
         row = SyntheticRow(synthetic_key(key, number), key, slot, work.prompt(key, slot), seed)
-        self._waiting.append((row, work.visual(key, image, slot), image, index))
+        self._waiting.append((row, self._visual_of(key, image, slot), image, index))
         if len(self._waiting) >= work.part.batch_size:
             self.flush()
+
+    def _visual_of(self, key: str, image: Image, slot: Slot) -> VisualPrompt:
+        """One object for all variants that share it, so that the generator prepares and encodes it once."""
+        if not any(known == key for known, _ in self._visual_prompts):
+            self._visual_prompts.clear()
+        if (key, slot.visual) not in self._visual_prompts:
+            self._visual_prompts[key, slot.visual] = self._work.visual(key, image, slot)
+        return self._visual_prompts[key, slot.visual]
 
     def flush(self) -> None:
         if not self._waiting:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import socket
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semaug.artifacts.errors import InvalidOption, MissingWeights
+from semaug.artifacts.errors import InvalidOption, MissingDependency, MissingWeights
 from semaug.prompt_synthesis import tiny_panoptic_models as tiny
 from semaug.prompt_synthesis.ade20k import UNLABELLED, class_names, class_of, coco_panoptic_names, palette, to_classes
 from semaug.prompt_synthesis.exported_panoptic import panoptic_map
@@ -270,6 +271,15 @@ def test_pickles_and_what_is_no_export_are_refused(tmp_path, labels):
         open_panoptic(tmp_path / "d.onnx", labels=labels)
     with pytest.raises(MissingWeights, match="there is no file"):
         open_panoptic(tmp_path / "absent.onnx")
+
+
+def test_an_onnx_file_without_its_runtime_names_the_extra(tmp_path, labels, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "m.onnx").write_bytes(b"graph")
+    with pytest.raises(
+        MissingDependency, match=r"^m\.onnx needs onnxruntime; pip install 'semaug-prompt-synth.*\[onnx\]'"
+    ):
+        open_panoptic(tmp_path / "m.onnx", labels=labels)
 
 
 def test_labels_that_do_not_fit_an_export_are_refused(tmp_path, labels):

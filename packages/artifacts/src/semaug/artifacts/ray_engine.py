@@ -133,7 +133,11 @@ def _prepare_environment(alone: bool) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if "ray" in sys.modules:
         return
-    wanted = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    wanted = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` it would copy the folder and resolve it on each node
+    }
     if alone:
         wanted |= {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on the loopback alone

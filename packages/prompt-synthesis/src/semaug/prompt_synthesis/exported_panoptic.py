@@ -197,7 +197,9 @@ def _open_onnx(path: Path, device: str) -> Graph:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependency(f"{path.name} needs onnxruntime; pip install onnxruntime") from error
+        raise MissingDependency(
+            f"{path.name} needs onnxruntime; pip install 'semaug-prompt-synthesis[onnx]'"
+        ) from error
     wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
     known = set(onnxruntime.get_available_providers())
     try:

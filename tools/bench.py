@@ -32,6 +32,7 @@ MODULES = (
     "bench_methods",
     "bench_texts",
     "bench_generators",
+    "bench_diffaug",
     "bench_cli",
 )
 REPEATS, QUICK_REPEATS = 9, 5

@@ -83,8 +83,13 @@ def ours(steps: Steps, moments: list[Moment]) -> Callable[[], float]:
     return run
 
 
-def bare(steps: Steps, moments: list[Moment], optimizers: bool = False) -> Callable[[], float]:
-    """Forward and backward passes of the networks that ``moments`` train; with ``optimizers`` their updates too."""
+def bare(
+    steps: Steps, moments: list[Moment], *, losses_too: bool = True, optimizers: bool = False
+) -> Callable[[], float]:
+    """Forward and backward passes of the networks that ``moments`` train; with ``optimizers`` their updates too.
+
+    Without ``losses_too`` the encoder minimises a mean of z.
+    """
     part = steps.state.generator
     assert part is not None
     indices = np.arange(BATCH)
@@ -93,10 +98,12 @@ def bare(steps: Steps, moments: list[Moment], optimizers: bool = False) -> Calla
     t, condition = torch.randint(1000, (BATCH,)), torch.randn(BATCH, part.conditions.width)
     encoder, generator = steps.state.encoder.train(), part.trained.network
 
+    contrast = steps.contrast if losses_too else _plain
+
     def one(moment: Moment) -> None:
         losses = []
         if moment.block.encoder:
-            terms, _ = contrast_views(encoder, views, steps.contrast)
+            terms, _ = contrast_views(encoder, views, contrast)
             losses.append((terms["loss"], steps.state.trained))
         if moment.block.generator:
             schedule = steps.denoising.schedule
@@ -116,6 +123,10 @@ def bare(steps: Steps, moments: list[Moment], optimizers: bool = False) -> Calla
     return run
 
 
+def _plain(y: Tensor, z: Tensor) -> dict[str, Tensor]:
+    return {"loss": z.square().mean()}
+
+
 def row(name: str, settings: DiffAugSettings) -> Benchmark:
     """One schedule: joint steps, or as many of each turn of EM."""
     steps, of_encoder, of_generator = prepared(settings)
@@ -124,7 +135,11 @@ def row(name: str, settings: DiffAugSettings) -> Benchmark:
         name=f"DiffAug, a step of {name}, batch {BATCH} of {FEATURES} columns",
         target=TARGET,
         ours=ours(steps, moments),
-        peers={"bare": bare(steps, moments), "bare and optimizers": bare(steps, moments, optimizers=True)},
+        peers={
+            "bare": bare(steps, moments),
+            "bare and optimizers": bare(steps, moments, optimizers=True),
+            "bare without the loss of pairs": bare(steps, moments, losses_too=False),
+        },
         target_ratio=1 / 1.2,
         target_peers=("bare",),
         items=len(moments),

@@ -30,6 +30,9 @@ class DiffAugSettings:
     many of the generator take turns, and the generator has the last turn. ``None`` leaves it to the length of the run:
     a fifth of it to warm up, as many epochs for the generator as for the encoder, a tenth for a block.
 
+    ``detach_p`` false is the official code's: the gradient through P lets the encoder lower the loss by taking all y
+    apart until P is nothing, which costs most of what it learns (``README.md`` has figures).
+
     ``generate`` false trains the encoder alone on the same batches. ``copies`` generated views of every sample are kept
     and made anew every ``refresh_every`` epochs. ``first_view`` None is ``clean`` for rows (Eq. 1: a sample against its
     augmentation) and ``hand`` for images; ``clip`` None bounds generated images to [-1, 1] and leaves rows. ``encoder``

@@ -8,9 +8,10 @@ written out here and held equal to diffusers where diffusers is exact.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -166,10 +167,10 @@ class ImplicitSampler:
 @dataclass(frozen=True, slots=True)
 class SolverSampler:
     """DPM-Solver++ of second order (Lu et al. 2022) as diffusers has it: deterministic given the first noise, and
-    nearer to its limit in a few steps than DDIM. ``steps`` and ``clip`` as ``AncestralSampler`` has them.
+    nearer to its limit than DDIM in as many steps. ``steps`` and ``clip`` as ``AncestralSampler`` has them.
     """
 
-    steps: int | None = 20
+    steps: int | None = 50
     clip: float | None = None
 
     def __post_init__(self) -> None:
@@ -185,11 +186,7 @@ class SolverSampler:
         schedule: NoiseSchedule,
     ) -> Tensor:
         """See ``Sampler.sample``; imports diffusers."""
-        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
-        solver = DPMSolverMultistepScheduler(num_train_timesteps=schedule.steps, trained_betas=list(schedule.betas))
-        solver.set_timesteps(timesteps=time_steps(schedule.steps, self.steps))
-        x = noise
+        solver, x = _solver(schedule, self.steps), noise
         for step in steps_back(schedule, self.steps):
             estimate = _estimate(generator, x, step, condition)
             clean = _clean(x, estimate, step, self.clip)
@@ -218,6 +215,16 @@ def build_sampler(name: str, **options: object) -> Sampler:
         if option not in known:
             raise InvalidOption(f"sampler {name!r} has no option {option!r}; it has {', '.join(known)}")
     return SAMPLERS[name](**options)
+
+
+def _solver(schedule: NoiseSchedule, steps: int | None) -> Any:
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+    solver = DPMSolverMultistepScheduler(num_train_timesteps=schedule.steps, trained_betas=list(schedule.betas))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy's, of how diffusers turns tensors into arrays
+        solver.set_timesteps(timesteps=time_steps(schedule.steps, steps))
+    return solver
 
 
 def _estimate(generator: Denoiser, x: Tensor, step: Step, condition: Tensor | None) -> Tensor:

@@ -8,10 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -23,6 +26,8 @@ from semaug.artifacts.synthetic_table import SyntheticTable  # noqa: E402
 from semaug.cli import console  # noqa: E402
 from semaug.cli import main as entry  # noqa: E402
 from semaug.prompt_synthesis import tiny_diffusion_models as tiny  # noqa: E402
+from semaug.prompt_synthesis.ade20k import UNLABELLED, class_of  # noqa: E402
+from semaug.prompt_synthesis.store import MapTable  # noqa: E402
 from semaug.prompt_synthesis.tiny_language_models import save_blip2, save_llama  # noqa: E402
 from semaug.prompt_synthesis.tiny_panoptic_models import save_mask2former  # noqa: E402
 
@@ -139,6 +144,88 @@ def test_masks_reach_a_controlnet_and_guidance_is_compared(models, tmp_path, mon
     assert 0 <= agreement["overlap"] <= 1
     assert run(monkeypatch, *step, "--out", tmp_path / "sim.zarr") == 0
     assert "normal fit" in capsys.readouterr().out
+
+
+class Sure(torch.nn.Module):
+    """An exported panoptic model: red is the first label, green the second, blue the third."""
+
+    def forward(self, images):
+        masks = (images - 127.5) / 10
+        return 12.0 * torch.eye(4).expand(images.shape[0], 4, 4), torch.cat([masks, -9 - 0 * masks[:, :1]], 1)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch advises other formats
+def test_an_exported_panoptic_model_is_named_with_its_labels(tmp_path, monkeypatch, capsys):
+    torch.jit.trace(Sure(), torch.zeros(2, 3, 8, 8)).save(str(tmp_path / "yoso.pt"))
+    (tmp_path / "labels.json").write_text(json.dumps(["sky", "tree", "my car"]))
+    step = ("synth", "segment", IMAGES, "--model", tmp_path / "yoso.pt", "--labels", tmp_path / "labels.json", "--json")
+    assert run(monkeypatch, *step, "--out", tmp_path / "m.zarr") == 1
+    assert "my car" in capsys.readouterr().err
+    own = ("--label-of", "my car=car", "--segment-side", "24")
+    assert run(monkeypatch, *step, *own, "--out", tmp_path / "m.zarr") == 0
+    assert json.loads(capsys.readouterr().out)["maps"] == 10
+    source, table = open_source(IMAGES), MapTable.open(tmp_path / "m.zarr")
+    found = {int(c) for i in range(10) for c in np.unique(table.classes(source.key(i)))}
+    assert found & {class_of("sky"), class_of("tree"), class_of("car")}
+    assert found <= {class_of("sky"), class_of("tree"), class_of("car"), UNLABELLED}
+
+
+class Parrot(BaseHTTPRequestHandler):
+    """A server with chat completions that says the last line of what it is asked, as a sentence."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = asked["messages"][0]["content"].splitlines()[-1].removesuffix(" →")
+        message = {"content": f"Said: {text}."}
+        data = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+def test_captions_are_rewritten_by_a_server_whose_answers_are_kept(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()  # this one has a network: its own
+    step = ("synth", "caption", "scenes:train?items=4", "--model", models / "blip2", "--caption-tokens", "5")
+    assert run(monkeypatch, *step, "--out", tmp_path / "c.zarr") == 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Parrot)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        asked = ("--model", "tiny", "--endpoint", f"http://127.0.0.1:{server.server_address[1]}", "--n-sem", "2")
+        step = ("synth", "rewrite", tmp_path / "c.zarr", *asked, "--json")
+        capsys.readouterr()
+        assert run(monkeypatch, *step, "--out", tmp_path / "p.zarr") == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+    examples = json.loads(capsys.readouterr().out)["examples"]
+    assert all(text.startswith("Said") for texts in examples.values() for text in texts)
+    assert len((tmp_path / "p-answers.jsonl").read_text().splitlines()) == 8
+    assert run(monkeypatch, *step, "--overwrite", "--out", tmp_path / "p.zarr") == 0  # nobody is asked again
+    assert json.loads(capsys.readouterr().out)["examples"] == examples
+
+
+@pytest.mark.slow
+def test_one_model_is_in_memory_at_a_time_unless_they_are_to_be_kept(models, tmp_path, monkeypatch, capsys):
+    from semaug.prompt_synthesis.parts import Models
+
+    counts: list[int] = []
+    take = Models.take
+
+    def counted(self, part):
+        model = take(self, part)
+        counts.append(len(self))
+        return model
+
+    monkeypatch.setattr(Models, "take", counted)
+    for words, most in (((), 1), (("--keep-loaded",), 4)):
+        counts.clear()
+        assert run(monkeypatch, *whole(models, tmp_path / f"{most}.zarr"), *words) == 0
+        assert max(counts) == most
+    assert Artifact.open(tmp_path / "1.zarr").digest == Artifact.open(tmp_path / "4.zarr").digest
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from semaug.artifacts.store import ArtifactSummary
 from semaug.artifacts.synthetic_table import Layout, synthetic_columns
 from semaug.prompt_synthesis.generators import Generated, Generator
 from semaug.prompt_synthesis.parts import Models, Part
-from semaug.prompt_synthesis.pipeline import PathLike, Running, write_stage
+from semaug.prompt_synthesis.pipeline import PathLike, Running, stage_costs, write_stage
 from semaug.prompt_synthesis.reading import read_batches
 from semaug.prompt_synthesis.store import (
     CaptionTable,
@@ -280,7 +280,14 @@ def generate_images(
             "class_names": list(source.class_names),
         },
         inputs=inputs,
-        info={"spec": source.spec, "models": _models_of(captions, prompts, maps)},
+        info={
+            "spec": source.spec,
+            "models": _models_of(captions, prompts, maps),
+            "costs": {
+                cost.stage: asdict(cost)
+                for cost in stage_costs([p for p in (captions, prompts, maps) if p is not None])
+            },
+        },
     )
     work = GenerateWork(
         source, generator, plan, seed, os.fspath(captions), None if prompts is None else os.fspath(prompts),

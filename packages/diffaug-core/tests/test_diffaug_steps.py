@@ -284,6 +284,19 @@ def test_the_bank_depends_on_neither_batch_size_nor_what_was_drawn_before():
     assert not torch.equal(banks[0].views[0], banks[0].views[1])
 
 
+def test_banks_are_drawn_by_the_running_average_told_what_the_encoder_says_of_clean_samples():
+    steps = steps_of()
+    advance(steps, 6)
+    moment, part = steps.plan.at(6), steps.state.generator
+    expected = steps.refresh(moment).views
+    torch.nn.init.zeros_(part.trained.network.out.weight)
+    assert torch.equal(steps.refresh(moment).views, expected)
+    torch.nn.init.zeros_(steps.state.encoder.backbone[1][0].weight)
+    assert not torch.equal(steps.refresh(moment).views, expected)
+    torch.nn.init.zeros_(part.average.average.out.weight)
+    assert float((steps.refresh(moment).views - expected).abs().max()) > 0.1
+
+
 def test_banks_are_drawn_anew_at_every_refresh():
     steps = steps_of(replace(SMALL, alpha=0.5))
     made = []

@@ -94,8 +94,9 @@ def save_generator(
         versions={**package_versions(), "torch": torch.__version__},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    write_atomic(folder / GENERATOR_CARD, card.model_dump_json(indent=1).encode())
-    return card
+    text = card.model_dump_json(indent=1)
+    write_atomic(folder / GENERATOR_CARD, text.encode())
+    return GeneratorCard.model_validate_json(text)
 
 
 def load_generator(folder: str | Path) -> tuple[Generator, GeneratorCard]:

@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from semaug.artifacts.errors import InvalidOption, SourceError
+from semaug.artifacts.pack import pack_images
 from semaug.artifacts.sources import ArraySource, open_source
 from semaug.diffaug_core.augment import to_pixels
 from semaug.diffaug_core.table_samples import TableSamples
@@ -130,3 +131,12 @@ def test_prepared_images_are_read_once_and_not_pickled(source) -> None:
     source.read = lambda index: np.zeros((16, 16, 3), np.uint8)
     assert (squares.read(2) == first).all()
     assert "_kept" not in squares.__getstate__()
+
+
+def test_a_resized_pack_is_told_from_its_origin(tmp_path) -> None:
+    write_photos(tmp_path / "p", [(40, 40), (40, 40)])
+    pack_images(open_source(tmp_path / "p"), tmp_path / "small.zarr", size=16)
+    whole, small = image_samples(open_source(tmp_path / "p"), 16), image_samples(open_source(tmp_path / "small.zarr"))
+    assert whole.fingerprint == small.fingerprint
+    assert "pixels" not in whole.settings()
+    assert small.settings()["pixels"] == small.pixels != ""

@@ -151,6 +151,7 @@ def augment(
 
 def _manifest(work: AugmentWork, shard_size: int) -> Manifest:
     samples, settings = work.samples, work.settings
+    pixels = {"pixels": found} if (found := getattr(samples, "pixels", "")) else {}
     return Manifest(
         kind="augment",
         items=len(samples) * work.k,
@@ -165,7 +166,7 @@ def _manifest(work: AugmentWork, shard_size: int) -> Manifest:
             "batch_size": work.batch_size,
             "class_names": list(getattr(samples, "class_names", ())),
         },
-        inputs={"source": samples.fingerprint, **work.trained.inputs},
+        inputs={"source": samples.fingerprint, **pixels, **work.trained.inputs},
         info={
             "run": work.trained.path,
             "features": list(getattr(samples, "feature_names", ())),

@@ -115,6 +115,11 @@ class ImageSamples:
         return self.source.fingerprint
 
     @property
+    def pixels(self) -> str:
+        """What identifies the pixels of a resized pack, whose fingerprint is that of its origin."""
+        return self.squares.pixels
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes that labels index."""
         return tuple(self.source.class_names)
@@ -143,7 +148,8 @@ class ImageSamples:
         """What decides the samples beside the images, as plain values."""
         from semaug.pairs_dataset.presets import preset, recipe_dict
 
-        return {"size": self.squares.size, "recipes": [recipe_dict(r) for r in preset(self.preset)]}
+        own = {"pixels": self.pixels} if self.pixels else {}
+        return {"size": self.squares.size, "recipes": [recipe_dict(r) for r in preset(self.preset)], **own}
 
     def _pairs_of(self, seed: int) -> PairSource:
         """The pairs whose views are the hand-made augmentations; one seed's are at hand."""

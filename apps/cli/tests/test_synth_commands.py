@@ -110,7 +110,9 @@ def test_one_command_from_images_to_similarities_is_the_stages_one_by_one(models
 def test_synthetic_images_train_an_encoder_in_every_mode(models, tmp_path, monkeypatch, capsys):
     out = tmp_path / "s.zarr"
     noise = ("--visual", "noise", "--repeats", "2", "--captioner", models / "blip2", "--generator", models / "sd")
-    assert run(monkeypatch, "synth", "run", IMAGES, *noise, *SMALL, *SHORT, "--out", out) == 0
+    assert (
+        run(monkeypatch, "synth", "run", IMAGES, *noise, *SMALL, *SHORT, "--clip", models / "clip", "--out", out) == 0
+    )
     assert len({row.prompt for row in SyntheticTable.open(out).rows}) <= 10
     tiny_run = ("--size", "16", "--steps", "2", "--batch-size", "4", "--backbone", "small-cnn", "--json")
 
@@ -124,6 +126,8 @@ def test_synthetic_images_train_an_encoder_in_every_mode(models, tmp_path, monke
     assert trained("e", *synthetic, "--mode", "e") == plain  # to the bit
     others = {trained(mode, *synthetic, "--mode", mode) for mode in ("a", "d", "mix", "direct")}
     assert len(others | {plain}) == 5
+    found = ("--similarity", tmp_path / "s-similarity.zarr", "--min-similarity", "1")
+    assert trained("replaced", *synthetic, "--mode", "f", *found) == plain  # none is good enough
     many = ("--mode", "direct", "--direct-views", "2")
     assert trained("multi", *synthetic, *many, method="stablerep") not in others
     assert trained("adainf", "--pairs", "adainf", "--generated", out, "--real-copies", "2") not in others

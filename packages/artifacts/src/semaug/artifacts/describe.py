@@ -13,16 +13,18 @@ from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import EncoderCard
 from semaug.artifacts.sources import ImageSource, labels_of, open_source
 from semaug.artifacts.sources.artifact import MATERIALIZED
+from semaug.artifacts.tables import is_table, open_table
 from semaug.artifacts.verify import ENCODER_CARD
 
 PROBES = 32
 
 
 def describe(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """Describe an artifact, a training run, or any image source; plain values that JSON can hold.
+    """Describe an artifact, a training run, a table, or any image source; plain values that JSON can hold.
 
     Of a source at most 32 images are decoded (``sampled``; ``heights`` and ``widths`` are their least and greatest
-    sides in pixels), and its fingerprint is computed. Raises what ``open_source`` and ``Artifact.open`` raise.
+    sides in pixels), and its fingerprint is computed. Raises what ``open_source``, ``open_table`` and
+    ``Artifact.open`` raise.
     """
     path = Path(spec).expanduser()
     if (path / ENCODER_CARD).exists():
@@ -32,6 +34,8 @@ def describe(spec: str | os.PathLike[str]) -> dict[str, Any]:
         path = path / MATERIALIZED
     if (path / "zarr.json").exists():
         return _describe_artifact(path)
+    if is_table(os.fspath(spec)):
+        return {"what": "table", **open_table(spec).describe()}
     return {"what": "images", **_describe_source(open_source(spec))}
 
 

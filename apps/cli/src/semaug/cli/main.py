@@ -18,6 +18,7 @@ COMMANDS = {
     "views": ("views:group", "Show the view pairs of a variant, or write guided crops to disk."),
     "pairs": ("pairs:group", "Propose, curate, build and check semantic pairs."),
     "synth": ("synth:group", "Generate synthetic positives: caption, rewrite, segment, generate, compare."),
+    "diffaug": ("diffaug:group", "Learn augmentation from scratch, for tables and images; compare projections."),
     "pretrain": ("pretrain:group", "Train an encoder on positive pairs."),
     "eval": ("evaluate:group", "Evaluate an encoder: linear probe, kNN, everything."),
     "study": ("study:group", "Run the papers' tables and figures, variants against controls, like for like."),

@@ -22,9 +22,9 @@ SETTINGS = DiffAugSettings(
     generator={"widths": (128, 64, 128), "embedding": 32},
     timesteps=200,
     sampler_steps=20,
-    warmup_epochs=60,
-    generator_epochs=500,
-    refresh_every=20,
+    warmup_epochs=40,
+    generator_epochs=120,
+    refresh_every=15,
     alpha=0.15,
     lr=3e-3,
     generator_lr=3e-3,
@@ -63,7 +63,7 @@ def kmeans_accuracy(rows):
 
 def train(settings, until_first_bank=False):
     """The steps after training, and the share of every bank's views that kept their component."""
-    steps = Steps(TableSamples(Table.of(ROWS)), settings, encoder_steps=300, batch_size=100)
+    steps = Steps(TableSamples(Table.of(ROWS)), settings, encoder_steps=160, batch_size=100)
     kept = []
     for moment in map(steps.plan.at, range(steps.plan.total)):
         if steps.wants_bank(moment):
@@ -77,7 +77,7 @@ def train(settings, until_first_bank=False):
 @pytest.mark.parametrize("schedule", ["joint", pytest.param("em", marks=pytest.mark.slow)])
 def test_generated_samples_keep_their_component_and_kmeans_improves(schedule):
     steps, kept = train(replace(SETTINGS, schedule=schedule))
-    assert len(kept) == 5
+    assert len(kept) == 3
     assert min(kept) >= 0.95
     encoder = steps.state.encoder.eval()
     with torch.no_grad():

@@ -1,5 +1,5 @@
 # Every target works on a fresh clone: uv makes the environment at its first use.
-.PHONY: quickstart test test-slow lint check bench format lock
+.PHONY: quickstart test test-slow lint check bench format lock docs
 
 quickstart:
 	uv run semaug quickstart
@@ -8,7 +8,7 @@ test: ## two tests at a time; `uv run pytest PATH` runs a few alone
 	uv run pytest -n 2 --dist loadfile
 
 test-slow:
-	uv run pytest -m slow
+	uv run --group docs pytest -m slow
 
 lint: ## every static check
 	uv run ruff format --check .
@@ -22,6 +22,9 @@ check: lint test
 
 bench:
 	uv run python tools/bench.py
+
+docs: ## the documentation site, into site/
+	uv run --group docs python tools/docs_site.py
 
 format:
 	uv run ruff format .

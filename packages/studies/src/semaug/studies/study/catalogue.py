@@ -24,7 +24,8 @@ WHOLE = "all"
 @cache
 def study_names() -> tuple[str, ...]:
     """The presets in the package, by paper and then by table."""
-    names = [path.stem for path in FOLDER.glob("*.toml") if "kind" in _merged(path, ()) and path.stem[0] != "_"]
+    files = (path for path in FOLDER.glob("*.toml") if path.stem[0] != "_")
+    names = [path.stem for path in files if "kind" in _merged(path, ())]
     return tuple(sorted(names, key=_order))
 
 

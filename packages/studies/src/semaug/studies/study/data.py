@@ -50,6 +50,7 @@ def resolve_data(
 
 def _resolved(name: str, data: Data, scale: Scale, place: int, given: Mapping[str, str], root: Path | None) -> DataSet:
     train, test = given.get(f"{name}.train"), given.get(f"{name}.test")
+    test = test or (train if data.train_only else None)
     if train or test:
         if not (train and test):
             raise InvalidOption(f"data {name!r} has {train or test} alone; give both, {name}.train and {name}.test")
@@ -71,10 +72,12 @@ def _named(data: Data, root: Path | None) -> tuple[str, str] | None:
     if root is None or not data.named or not (root / data.named).is_dir():
         return None
     folder = (root / data.named).resolve()
-    return f"{data.named}:{data.train or 'train'}?root={folder}", f"{data.named}:{data.test or 'test'}?root={folder}"
+    train = f"{data.named}:{data.train or 'train'}?root={folder}"
+    return train, train if data.train_only else f"{data.named}:{data.test or 'test'}?root={folder}"
 
 
 def remedy_of(name: str, data: Data) -> str:
     """How to fill a role."""
     below = f", or put it into ${DATA_ROOT}/{data.named}" if data.named else ""
-    return f"{data.wants}: give --data {name}.train=SPEC and --data {name}.test=SPEC{below}"
+    splits = ("train",) if data.train_only else ("train", "test")
+    return f"{data.wants}: give {' and '.join(f'--data {name}.{split}=SPEC' for split in splits)}{below}"

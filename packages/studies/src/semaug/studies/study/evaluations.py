@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from semaug.studies.protocols.subject import Subject
 
 Rows = dict[str, Any]
+ON = "on"
+"""The option of every evaluation that names the data roles it is done on, in place of the run's own images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,27 @@ class Evaluation:
 
     def roles(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The data roles that it reads beside the run's own."""
-        named = (options.get(name, ()) for name in sorted(self.wants))
+        named = (options.get(name, ()) for name in sorted({*self.wants, ON}))
         return tuple(role for value in named for role in ([value] if isinstance(value, str) else value))
 
 
 def score(name: str, scoring: Scoring) -> Rows:
-    """The measures of one evaluation as plain values."""
+    """The measures of one evaluation as plain values.
+
+    With the option `on`, names of data roles, it is done on each of those, and its metrics begin with the role.
+    """
     from semaug.studies.evaluation import measures
 
-    return measures(EVALUATIONS[name].run(scoring))
+    options = {key: value for key, value in scoring.options.items() if key != ON}
+    scoring, places = replace(scoring, options=options), scoring.options.get(ON)
+    if places is None:
+        return measures(EVALUATIONS[name].run(scoring))
+    rows: Rows = {}
+    for place in places:
+        found = scoring.data[place]
+        there = replace(scoring, subject=replace(scoring.subject, train=found.train, test=found.test))
+        rows |= {f"{place}/{metric}": row for metric, row in measures(EVALUATIONS[name].run(there)).items()}
+    return rows
 
 
 def check_evaluation(name: str, options: Mapping[str, Any], data: Mapping[str, Any]) -> None:
@@ -58,7 +72,7 @@ def check_evaluation(name: str, options: Mapping[str, Any], data: Mapping[str, A
     if name not in EVALUATIONS:
         raise InvalidOption(f"no evaluation is called {name!r}; choose one of {', '.join(EVALUATIONS)}")
     known = EVALUATIONS[name]
-    if unknown := sorted(set(options) - known.knows - known.wants):
+    if unknown := sorted(set(options) - known.knows - known.wants - {ON}):
         raise InvalidOption(f"evaluation {name!r} has no option {unknown[0]!r}; it has {', '.join(known.knows) or '-'}")
     if absent := sorted(set(known.roles(options)) - set(data)):
         raise InvalidOption(f"evaluation {name!r} reads data {absent[0]!r}; there are {', '.join(data) or 'none'}")

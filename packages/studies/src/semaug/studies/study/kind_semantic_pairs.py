@@ -6,51 +6,70 @@ from typing import Any
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.studies.study.catalogue import settings_of
-from semaug.studies.study.kind_training import run_folder
+from semaug.studies.study.evaluations import check_evaluation
+from semaug.studies.study.kind_training import evaluations_of, run_folder
 from semaug.studies.study.kinds import Kind, Planned
 from semaug.studies.study.makers import check_artifact
 from semaug.studies.study.plan import Study
 from semaug.studies.study.prepare import Ready
 from semaug.studies.study.schema import Preset
 
-PAIRS, ITEM = "pairs", "item"
+PAIRS, ITEM, SCORED, OTHER = "pairs", "item", "scored", "other"
+"""The artifact of pairs, the option that names the item, and the data that score an encoder and that T2 compares."""
 
 
 def check(preset: Preset) -> None:
     """Raise ``InvalidOption`` where the item, its cells and arms, or the artifact of pairs are not there."""
-    from semaug.studies.semantic_pairs_study import CONTROLS, OTHER, chosen, pair_items
+    from semaug.studies.semantic_pairs_study import CONTROLS, chosen, pair_items
 
     item = chosen("item", str(preset.options.get(ITEM)), pair_items())
-    cells, arms = {c.name for c in item.cells}, {*item.arms, *CONTROLS, OTHER}
+    cells, arms = {c.name for c in item.cells}, {*item.arms, *CONTROLS}
     if unknown := sorted(set(preset.settings) - cells) + sorted(set(preset.variants) - arms):
         raise InvalidOption(f"{preset.name}: {item.name} has no {unknown[0]!r}; it has {sorted(cells)}, {sorted(arms)}")
-    if PAIRS not in preset.artifacts:
-        raise InvalidOption(f"{preset.name}: needs an artifact called {PAIRS!r}; there are {list(preset.artifacts)}")
+    lacks = [name for name, table in ((PAIRS, preset.artifacts), (SCORED, preset.data)) if name not in table]
+    if lacks or not preset.settings:
+        raise InvalidOption(
+            f"{preset.name}: needs settings, an artifact {PAIRS!r} and data {SCORED!r}; it lacks {lacks}"
+        )
+    for name, options in preset.evaluations.items():
+        check_evaluation(name, options, preset.data)
     for name, artifact in preset.artifacts.items():
         check_artifact(name, artifact.kind, artifact.options)
 
 
 def plan(study: Study, ready: Ready) -> list[Planned]:
-    """One job for each cell, arm and seed, as ``study_jobs`` of semantic pairs makes them."""
+    """One job for each cell, arm and seed: the plans that semantic pairs makes, scored as the preset says."""
     from semaug.pairs_dataset.pair_table import PairTable
     from semaug.studies.semantic_pairs_study import study_jobs
-    from semaug.studies.study.jobs import CannotRun
 
     made = ready.artifacts[PAIRS, "main"]
     if made.path is None:
-        return [
-            Planned(s, v, seed, CannotRun(f"{s} {v} seed {seed}", run_folder(study.out, s, v, seed), 1, made.error))
-            for seed in study.chosen_seeds
-            for s in settings_of(study.preset)
-            for v in _variants(study)
-        ]
+        return _cannot_run(study, made.error)
     grouped = study_jobs(_pair_study(study, ready), PairTable.open(made.path), study.out)
     return [
-        Planned(cell, arm, job.plan.seed, job)
+        Planned(cell, arm, job.plan.seed, _job(study, ready, job))
         for cell, arms in grouped.items()
         for arm, jobs in arms.items()
         if arm in _variants(study)
         for job in jobs
+    ]
+
+
+def _job(study: Study, ready: Ready, job: Any) -> Any:
+    from semaug.studies.study.jobs import TrainAndEvaluate
+
+    data = ready.data[SCORED]
+    return TrainAndEvaluate(job.name, job.out, job.plan, data.train, data.test, evaluations_of(study), ready.data)
+
+
+def _cannot_run(study: Study, reason: str) -> list[Planned]:
+    from semaug.studies.study.jobs import CannotRun
+
+    return [
+        Planned(s, v, seed, CannotRun(f"{s} {v} seed {seed}", run_folder(study.out, s, v, seed), 1, reason))
+        for seed in study.chosen_seeds
+        for s in settings_of(study.preset)
+        for v in _variants(study)
     ]
 
 
@@ -59,16 +78,16 @@ def _variants(study: Study) -> tuple[str, ...]:
 
 
 def _pair_study(study: Study, ready: Ready) -> Any:
-    from semaug.studies.semantic_pairs_study import OTHER, PairScale, PairStudy, pair_items
+    from semaug.studies.semantic_pairs_study import PairScale, PairStudy, pair_items
 
-    scale, data = study.scale, ready.data["main"]
+    scale, scored = study.scale, ready.data[SCORED]
     sized = PairScale(
         study.scale_name, scale.text, study.chosen_seeds, scale.size, scale.batch_size or 256, scale.backbone,
         scale.steps, scale.options.get("per_class"), scale.optimizer, scale.lr,
     )  # fmt: skip
     other = ready.data[OTHER].train if OTHER in ready.data else None
-    item = pair_items()[str(study.preset.options[ITEM])]
-    return PairStudy(item, sized, data.train, data.train, data.test, other, only=tuple(study.preset.settings))
+    item, images = pair_items()[str(study.preset.options[ITEM])], ready.data["main"].train
+    return PairStudy(item, sized, images, scored.train, scored.test, other, only=tuple(study.preset.settings))
 
 
 KIND = Kind("semantic pairs against augmented pairs, with their controls", check, plan)

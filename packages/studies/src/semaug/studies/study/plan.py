@@ -22,7 +22,10 @@ RECORD = "study.json"
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A preset at one scale with its data and weights. ``only`` names the variants to run (none: all)."""
+    """A preset at one scale with its data and weights. ``only`` names the variants to run (none: all).
+
+    ``made`` are artifacts that are there already: ``NAME`` (``ROLE/NAME`` for a data role other than `main`) to path.
+    """
 
     preset: Preset
     scale_name: str
@@ -31,11 +34,19 @@ class Study:
     weights: Mapping[str, Weights] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     only: tuple[str, ...] = ()
+    made: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.only) - set(self.preset.variants)):
             known = ", ".join(self.preset.variants)
             raise InvalidOption(f"{self.preset.name} has no variant {unknown[0]!r}; it has {known}")
+        if unknown := sorted({name.rpartition("/")[2] for name in self.made} - set(self.preset.artifacts)):
+            known = ", ".join(self.preset.artifacts) or "none"
+            raise InvalidOption(f"{self.preset.name} has no artifact {unknown[0]!r}; it has {known}")
+
+    def made_already(self, name: str, place: str) -> str | None:
+        """The path of an artifact that was given."""
+        return self.made.get(f"{place}/{name}") or (self.made.get(name) if place == "main" else None)
 
     @property
     def scale(self) -> Scale:
@@ -66,7 +77,14 @@ class Study:
         weights = {name: asdict(found) for name, found in self.weights.items()}
         return json.loads(  # type: ignore[no-any-return]
             json.dumps(
-                {"preset": preset, "scale_name": self.scale_name, "scale": scale, "data": data, "weights": weights}
+                {
+                    "preset": preset,
+                    "scale_name": self.scale_name,
+                    "scale": scale,
+                    "data": data,
+                    "weights": weights,
+                    "made": dict(self.made),
+                }
             )
         )
 
@@ -105,10 +123,8 @@ def study_of(out: Path) -> tuple[Study, dict[str, Any]]:
     preset = Preset.model_validate(record["preset"])
     data = {name: DataSet(**found) for name, found in identity["data"].items()}
     weights = {name: Weights(**found) for name, found in identity["weights"].items()}
-    study = Study(
-        preset, identity["scale_name"], out, data, weights, tuple(record["seeds"]), tuple(record["only"])
-    )  # fmt: skip
-    return study, record
+    seeds, only = tuple(record["seeds"]), tuple(record["only"])
+    return Study(preset, identity["scale_name"], out, data, weights, seeds, only, identity["made"]), record
 
 
 def _difference(kept: Any, new: Any, where: str = "") -> str:

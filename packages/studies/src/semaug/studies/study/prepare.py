@@ -124,8 +124,10 @@ def _made(
     study: Study, ready: Ready, name: str, place: str, folder: Path, workers: int, device: str,
     on_progress: OnProgress,
 ) -> Prepared:  # fmt: skip
-    spec = study.preset.artifacts[name]
+    spec, given = study.preset.artifacts[name], study.made_already(name, place)
     try:
+        if given is not None:
+            return _given(name, place, Path(given))
         making = makers.Making(
             images=ready.data[place].train, scenes=_scenes_of(study.data[place]), folder=folder, name=name,
             options=_options(study, ready, spec, place), weights=study.weights, device=device, workers=workers,
@@ -139,6 +141,12 @@ def _made(
         if error.exit_code != SemaugError.exit_code:  # asked to stop
             raise
         return Prepared(name, place, None, error=" ".join(str(error).split()))
+
+
+def _given(name: str, place: str, path: Path) -> Prepared:
+    """An artifact that somebody made before; what it took is told by itself alone."""
+    seconds = artifact_seconds(path)
+    return Prepared(name, place, path.resolve(), (path.resolve(),), seconds)
 
 
 def _options(study: Study, ready: Ready, spec: ArtifactSpec, place: str) -> dict[str, Any]:

@@ -268,6 +268,7 @@ def command_of(study: Study) -> str:
             words += ["--data", f"{data.name}.train={data.train}", "--data", f"{data.name}.test={data.test}"]
     for weights in study.weights.values():
         words += ["--weights", f"{weights.role}={weights.model}"] if weights.origin == "given" else []
+    words += [word for name, path in study.made.items() for word in ("--artifact", f"{name}={path}")]
     words += [word for name in study.only for word in ("--only", name)]
     if study.seeds and len(study.seeds) != study.scale.seeds:
         words += ["--seeds", str(len(study.seeds))]

@@ -17,7 +17,7 @@ from semaug.studies.study.kinds import Kind, Longer, Planned, kind_of
 from semaug.studies.study.makers import MAKERS
 from semaug.studies.study.measurements import run_measurements
 from semaug.studies.study.plan import Study, read_record, write_record
-from semaug.studies.study.prepare import Ready, artifact_order, prepare
+from semaug.studies.study.prepare import Ready, artifact_order, needed, prepare
 from semaug.studies.study.schema import Preset
 from semaug.studies.study.weights import resolve_weights
 
@@ -41,25 +41,33 @@ def plan_study(
     data_root: Path | None = None,
     seeds: int | None = None,
     only: Sequence[str] = (),
+    made: Mapping[str, str] | None = None,
 ) -> Study:
     """The study of a preset's name (or file) at a scale. ``data`` maps ``ROLE.train`` and ``ROLE.test`` to specs,
-    ``weights`` a model's role to a folder or id, ``seeds`` is their number.
+    ``weights`` a model's role to a folder or id, ``made`` an artifact's name to one that is there (``ROLE/NAME`` for a
+    data role other than `main`); ``seeds`` is their number.
 
     Raises ``InvalidOption`` for a name, role, scale or variant that is not there.
     """
     preset = open_preset(name)
     sized = scale_of(preset, scale)
     small = sized.train_items is not None
-    roles = weight_roles(preset, only)
+    roles = weight_roles(preset, only, tuple(made or ()))
     found = resolve_weights(roles, weights, out / "models" if small else None)
     chosen = tuple(range(seeds)) if seeds else ()
-    return Study(preset, scale, out, resolve_data(preset, sized, data, data_root), found, chosen, tuple(only))
+    filled = resolve_data(preset, sized, data, data_root)
+    return Study(preset, scale, out, filled, found, chosen, tuple(only), dict(made or {}))
 
 
-def weight_roles(preset: Preset, only: Sequence[str] = ()) -> tuple[str, ...]:
-    """The models that the artifacts of a preset are made by."""
-    made = (preset.artifacts[name] for name in artifact_order(preset, only))
-    return tuple(dict.fromkeys(role for a in made for role in MAKERS[a.kind].roles(a.options)))
+def weight_roles(preset: Preset, only: Sequence[str] = (), made: Sequence[str] = ()) -> tuple[str, ...]:
+    """The models that the artifacts of a preset are made by, but for those that are ``made`` in every data role."""
+    places = needed(preset, only)
+    wanted = (
+        preset.artifacts[name]
+        for name in artifact_order(preset, only)
+        if not all(f"{place}/{name}" in made or (place == "main" and name in made) for place in places)
+    )
+    return tuple(dict.fromkeys(role for a in wanted for role in MAKERS[a.kind].roles(a.options)))
 
 
 def run_study(

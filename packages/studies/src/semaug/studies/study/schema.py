@@ -18,7 +18,8 @@ class Data(_Table):
 
     ``wants`` names it for a person; ``named`` is its name among the known sets (``dtd``, ``imagenet100``), which opens
     it below a data root, ``train`` and ``test`` are its splits there. ``stand_in`` is `scenes` (generated images), or
-    any spec, which then is both training and test data. ``boxes`` data are annotated images, for detection.
+    any spec, which then is both training and test data. ``boxes`` data are annotated images, for detection;
+    ``train_only`` data are never tested on.
     """
 
     wants: str
@@ -27,6 +28,7 @@ class Data(_Table):
     test: str = ""
     stand_in: str = "scenes"
     boxes: bool = False
+    train_only: bool = False
 
 
 class Scale(_Table):

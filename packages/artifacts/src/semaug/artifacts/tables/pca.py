@@ -46,8 +46,7 @@ def principal_components(blocks: Blocks, count: int) -> Components:
             f"pca:{count} of {rows} rows and {len(mean)} columns; give a number of components from 1 to {most}"
         )
     if len(mean) <= EXACT_COLUMNS:
-        covariance = sum((_outer(block, mean) for block in blocks()), np.zeros((len(mean), len(mean)))) / (rows - 1)
-        values, vectors = np.linalg.eigh(covariance)
+        values, vectors = np.linalg.eigh(_covariance(blocks, mean, rows))
         axes, variance = vectors[:, ::-1][:, :count].T, values[::-1][:count]
     else:
         axes, variance = _randomised(blocks, mean, rows, count)
@@ -65,9 +64,13 @@ def _mean(blocks: Blocks) -> tuple[NDArray[np.float64], int]:
     return total / rows, rows
 
 
-def _outer(block: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    centred = block - mean
-    return centred.T @ centred
+def _covariance(blocks: Blocks, mean: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    total = np.zeros((len(mean), len(mean)))
+    for block in blocks():
+        centred = block - mean
+        total += centred.T @ centred
+    total /= rows - 1
+    return total
 
 
 def _randomised(

@@ -33,6 +33,7 @@ MODULES = (
     "bench_texts",
     "bench_generators",
     "bench_diffaug",
+    "bench_diffusion",
     "bench_cli",
 )
 REPEATS, QUICK_REPEATS = 9, 5

@@ -22,7 +22,7 @@ class DenoisingUNet(Generator):
     attend to it instead; over a single vector attention is a sum with one term, at the price of a layer a block.
 
     ``channels``: one width a resolution, each half the last; every level whose side is in ``attention`` attends;
-    ``layers``: residual blocks a level. The default has 1.4 million weights at 32 pixels.
+    ``layers``: residual blocks a level. The default has 2.7 million weights.
 
     >>> generator = DenoisingUNet((3, 16, 16), 5, NoiseSchedule.linear(), channels=(8, 16))
     >>> generator(torch.randn(2, 3, 16, 16), torch.tensor([1, 9]), torch.randn(2, 5)).shape

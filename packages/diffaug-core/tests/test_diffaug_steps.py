@@ -297,6 +297,13 @@ def test_banks_are_drawn_by_the_running_average_told_what_the_encoder_says_of_cl
     assert float((steps.refresh(moment).views - expected).abs().max()) > 0.1
 
 
+def test_the_spread_of_a_bank_is_that_of_its_views_over_the_samples():
+    steps = steps_of()
+    scalars = advance(steps, 7)
+    expected = steps.bank.views[0].numpy().std() / steps.clean.samples.rows.std()
+    assert scalars[-1]["bank_spread"] == pytest.approx(expected, rel=0.02)  # torch divides by one less
+
+
 def test_banks_are_drawn_anew_at_every_refresh():
     steps = steps_of(replace(SMALL, alpha=0.5))
     made = []

@@ -24,12 +24,14 @@ from semaug.ssl_methods.errors import TrainingDiverged
 @dataclass(frozen=True, slots=True)
 class Bank:
     """Generated ``views`` (copies, N, *shape) without gradient; ``number`` counts refreshes from 0, ``step`` is when
-    it was made, in steps of the encoder.
+    it was made, in steps of the encoder. ``spread`` is their standard deviation over that of the samples, as the first
+    ``CHUNK`` of both have it: far from 1 the generator needs more epochs, or its rate is too high.
     """
 
     views: Tensor
     number: int
     step: int
+    spread: float
 
     def draw(self, indices: NDArray[np.int64], *, seed: int, step: int) -> Tensor:
         """One of the views of each of ``indices``, (B, *shape), drawn uniformly for the encoder's step ``step``."""
@@ -78,7 +80,9 @@ class BankMaker:
                 f"generated views of bank {number} are not finite; lower the generator's learning rate or train it for "
                 "more epochs before its views are used"
             )
-        return Bank(views, number, step)
+        first = next(chunks(shape[1]))
+        spread = float(views[0, : len(first)].std() / like[first].std())
+        return Bank(views, number, step, spread)
 
     def _sample(self, generator: Denoiser, condition: Tensor, like: CleanSamples, number: int, key: str) -> Tensor:
         shape = (len(condition), *like.samples.shape)
@@ -105,7 +109,7 @@ class BankFile:
         write_atomic(path, save({"views": bank.views.cpu()}))
         return hash_file(path)
 
-    def read(self, number: int, step: int, digest: str, like: CleanSamples) -> Bank:
+    def read(self, number: int, step: int, spread: float, digest: str, like: CleanSamples) -> Bank:
         """Bank ``number`` as it was written; raises ``ArtifactError`` where it is gone or has changed."""
         from safetensors.torch import load_file
 
@@ -115,7 +119,7 @@ class BankFile:
             raise ArtifactError(
                 f"{path} has digest {found}, the checkpoint names {digest}; restore it, or start anew with --overwrite"
             )
-        return Bank(load_file(path)["views"].to(like.device, like.dtype), number, step)
+        return Bank(load_file(path)["views"].to(like.device, like.dtype), number, step, spread)
 
     def drop_others(self, number: int | None) -> None:
         """Remove every bank but ``number``."""

@@ -123,6 +123,7 @@ class Steps:
         scalars["alpha"], scalars["generated"] = moment.alpha, float(views.generated.mean())
         if self.bank is not None:
             scalars["bank_age"] = (moment.encoder_step - self.bank.step) / self.batches.per_epoch
+            scalars["bank_spread"] = self.bank.spread
         return encoded if self.views.first == "clean" else None
 
     def _train_generator(self, indices: NDArray[np.int64], moment: Moment, encoded: Encoded | None) -> Tensor:

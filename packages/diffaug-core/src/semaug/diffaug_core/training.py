@@ -168,7 +168,8 @@ class _Run:
                 raise signals.stopped(step, self.total)
 
         bank = self.steps.refresh(moment, on_chunk)
-        self.bank_record = {"number": bank.number, "step": bank.step, "digest": self.banks.write(bank)}
+        self.bank_record = {"number": bank.number, "step": bank.step, "spread": bank.spread}
+        self.bank_record["digest"] = self.banks.write(bank)
         self._save(step)
         self.banks.drop_others(bank.number)
 

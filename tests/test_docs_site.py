@@ -40,6 +40,8 @@ def test_every_package_is_on_the_site():
         ("docs/guide/a.md", "[x](https://example.org/a.md)", "[x](https://example.org/a.md)"),
         ("docs/guide/a.md", "`[x](../../LICENSE)`", "`[x](../../LICENSE)`"),
         ("docs/guide/a.md", "[`x`](../../LICENSE)", "`x` (`LICENSE`)"),
+        ("docs/guide/a.md", "`a` [x](../../LICENSE) `b`", "`a` x (`LICENSE`) `b`"),
+        ("docs/guide/a.md", "```\n[x](../../LICENSE)\n```", "```\n[x](../../LICENSE)\n```"),
         ("docs/guide/a.md", "![x](../images/report.png)", "![x](../images/report.png)"),
         ("docs/guide/a.md", "[x](nowhere.md)", "[x](nowhere.md)"),
     ],

@@ -22,15 +22,15 @@ def reference() -> str:
     for name, (_, text) in COMMANDS.items():
         command = root.get_command(context, name)
         assert command is not None
-        parts.append(f"## semaug {name}\n{text}\n")
         if isinstance(command, click.Group):
+            parts.append(f"## semaug {name}\n{text}\n")
             verbs = command.list_commands(context)
             if name == "pretrain":
                 parts += _methods(command)
                 verbs = [v for v in verbs if v not in METHODS]
             parts += [_verb(f"semaug {name} {v}", _child(command, v, context)) for v in verbs]
         else:
-            parts.append(_verb(f"semaug {name}", command))
+            parts.append(_verb(f"semaug {name}", command).removeprefix("#"))
     return "\n".join(parts)
 
 

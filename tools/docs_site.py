@@ -31,10 +31,12 @@ PACKAGES = (
     "eval", "studies",
 )  # fmt: skip
 """In the order of the navigation."""
-LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LINK = re.compile(
+    r"^```.*?^```|(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)|`[^`\n]+`",
+    re.MULTILINE | re.DOTALL,
+)
+"""A block of code, a link, or code in a line, whichever comes first; only links have a target."""
 DOCTEST = re.compile(r"^(?P<indent> *)>>> .*(?:\n(?! *$).*)*", re.MULTILINE)
-CODE = re.compile(r"(^```.*?^```|`[^`\n]*\]\([^`\n]*`)", re.MULTILINE | re.DOTALL)
-"""What holds no links: blocks of code, and code in a line that only looks like a link."""
 
 
 def main() -> int:
@@ -86,7 +88,7 @@ def _written(elsewhere: Mapping[str, str]) -> dict[str, str]:
     for package in PACKAGES:
         for module in modules(package):
             name = f"semaug.{package.replace('-', '_')}.{module}"
-            pages[module_page(package, module)] = f"# {module}\n\n::: {name}\n"
+            pages[module_page(package, module)] = f"# {name}\n\n::: {name}\n"
     return pages
 
 
@@ -203,15 +205,11 @@ def fence_doctests(docstring: str) -> str:
 
 def rewrite_links(markdown: str, here: PurePosixPath, place: str, elsewhere: Mapping[str, str]) -> str:
     """Turn links between files of the repository into links between pages; ``here`` is the file, ``place`` its page."""
-    parts = CODE.split(markdown)
-    return "".join(
-        part if number % 2 else LINK.sub(lambda found: _link(found, here, place, elsewhere), part)
-        for number, part in enumerate(parts)
-    )
+    return LINK.sub(lambda found: _link(found, here, place, elsewhere) if found["target"] else found[0], markdown)
 
 
 def _link(found: re.Match[str], here: PurePosixPath, page: str, elsewhere: Mapping[str, str]) -> str:
-    image, text, target, anchor = found[1], found[2], found[3], found[4] or ""
+    image, text, target, anchor = found["image"], found["text"], found["target"], found["anchor"] or ""
     if "://" in target or target.startswith(("mailto:", "/")):
         return found[0]
     path = os.path.normpath(here.parent / target)

@@ -57,7 +57,7 @@ def test_every_kind_of_method_trains_on_rows(blobs, tmp_path, method):
     "method", ["moco-v2", "moco-v2plus", "moco-v3", "simsiam", "barlow-twins", "vicreg", "swav", "supcon"]
 )
 def test_the_other_methods_train_on_rows(blobs, tmp_path, method):
-    own = {"queue_size": 64} if method in ("moco-v2", "moco-v2plus") else {}
+    own = {"queue": 64} if method in ("moco-v2", "moco-v2plus") else {}
     card = train(plan(blobs, method=method, hyperparameters=own), tmp_path / "run")
     assert card.input_features == WIDTH
 

@@ -90,7 +90,7 @@ def test_images_are_resized_by_the_short_side_and_cut_to_the_centre_square(tmp_p
     samples = image_samples(open_source(tmp_path / "p"), 16)
     assert samples.shape == (3, 16, 16)
     assert len(samples.notes) == 1
-    assert "the short side is resized to it and the centre square kept (16)" in samples.notes[0]
+    assert "the short side is resized to 16, then the centre square taken" in samples.notes[0]
     shape = v2.Compose([v2.Resize(16, antialias=True), v2.CenterCrop(16)])
     for i in range(3):
         image = Image.open(tmp_path / "p" / f"{i}.png")
@@ -101,7 +101,7 @@ def test_images_are_resized_by_the_short_side_and_cut_to_the_centre_square(tmp_p
 def test_mixed_sizes_are_named_with_the_remedy(tmp_path) -> None:
     write_photos(tmp_path / "p", [(40, 20), (20, 48), (24, 24)])
     with pytest.raises(
-        InvalidOption, match=r"of 3 sizes, 20 x 40 to 48 x 20, and DiffAug.*give --size: the short side"
+        InvalidOption, match=r"of 3 sizes, 20 x 40 to 48 x 20, and DiffAug.*give --size, to which the short side"
     ):
         samples_of(tmp_path / "p")
     write_photos(tmp_path / "q", [(20, 30), (20, 30)])

@@ -176,15 +176,15 @@ def image_samples(source: ImageSource, size: int | None = None, *, preset: str =
     shapes = _probed(source)
     found = sorted({f"{w} x {h}" for h, w in shapes}, key=lambda text: int(text.split()[0]))
     same = len(found) == 1 and shapes[0][0] == shapes[0][1]
-    rule = "the short side is resized to it and the centre square kept"
     if size is None and not same:
         sizes = found[0] if len(found) == 1 else f"of {len(found)} sizes, {found[0]} to {found[-1]},"
         raise InvalidOption(
-            f"images of {source.spec} are {sizes} and DiffAug takes squares of one; give --size: {rule}"
+            f"images of {source.spec} are {sizes} and DiffAug takes squares of one; give --size, to which the short side "
+            "is resized before the centre square is taken"
         )
     side = shapes[0][0] if size is None else size
-    notes = () if same and shapes[0][0] == side else (f"images of {', '.join(found[:3])} pixels: {rule} ({side})",)
-    return ImageSamples(source, side, preset=preset, notes=notes)
+    note = f"images of {', '.join(found[:3])} pixels: the short side is resized to {side}, then the centre square taken"
+    return ImageSamples(source, side, preset=preset, notes=() if same and shapes[0][0] == side else (note,))
 
 
 def _probed(source: ImageSource) -> list[tuple[int, int]]:

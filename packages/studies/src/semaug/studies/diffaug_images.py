@@ -179,8 +179,8 @@ def image_samples(source: ImageSource, size: int | None = None, *, preset: str =
     if size is None and not same:
         sizes = found[0] if len(found) == 1 else f"of {len(found)} sizes, {found[0]} to {found[-1]},"
         raise InvalidOption(
-            f"images of {source.spec} are {sizes} and DiffAug takes squares of one; give --size, to which the short side "
-            "is resized before the centre square is taken"
+            f"images of {source.spec} are {sizes} and DiffAug takes squares of one; give --size, to which the short "
+            "side is resized before the centre square is taken"
         )
     side = shapes[0][0] if size is None else size
     note = f"images of {', '.join(found[:3])} pixels: the short side is resized to {side}, then the centre square taken"

@@ -71,7 +71,7 @@ class DiffusionRowPairs(RowPairs):
         if (made := np.flatnonzero(numbers != REAL)).size:
             found = self.made.take(self.first[positions[made]] + numbers[made])
             views[1] = views[1].index_copy(0, torch.from_numpy(made), torch.from_numpy(found))
-        return RowBatch([(*(v[i] for v in views), r) for i, r in enumerate(self.rows[positions].tolist())], views)
+        return RowBatch(views, self.rows[positions])
 
     def _hand(self, rows: NDArray[np.int64], copies: NDArray[np.int64], view: int) -> Tensor:
         """The hand-made view of rows (B,); copies differ, the first one's are those of ``RowPairs``."""

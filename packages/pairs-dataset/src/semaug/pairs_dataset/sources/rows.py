@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -26,19 +26,33 @@ class RowViews(Protocol):
         ...
 
 
-class RowBatch(list[tuple[Any, ...]]):
-    """The items of a batch, whose views are slices of ``views``, float32 (B, D) each."""
+class RowBatch(Sequence[tuple[Any, ...]]):
+    """A batch of items (view, view, ..., index), cut out of ``views``, float32 (B, D) each, only when asked for.
 
-    def __init__(self, items: list[tuple[Any, ...]], views: Sequence[Tensor]) -> None:
-        super().__init__(items)
-        self.views = views
+    ``rows`` int64 (B,) are the indices.
+    """
+
+    def __init__(self, views: Sequence[Tensor], rows: NDArray[np.int64]) -> None:
+        self.views, self.rows = views, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, item: int) -> tuple[Any, ...]: ...
+    @overload
+    def __getitem__(self, item: slice) -> RowBatch: ...
+    def __getitem__(self, item: int | slice) -> tuple[Any, ...] | RowBatch:
+        if isinstance(item, slice):
+            return RowBatch([view[item] for view in self.views], self.rows[item])
+        return (*(view[item] for view in self.views), int(self.rows[item]))
 
 
 def collate_rows(batch: Sequence[tuple[Any, ...]]) -> tuple[Tensor, ...]:
     """``collate_fn`` that hands a ``RowBatch`` on without copying: view 1, view 2 (B, D), index int64 (B,)."""
     if not isinstance(batch, RowBatch):  # a loader that fetches item by item
         return tuple(torch.utils.data.default_collate(list(batch)))
-    return (*batch.views, torch.tensor([item[-1] for item in batch], dtype=torch.int64))
+    return (*batch.views, torch.from_numpy(batch.rows))
 
 
 class RowPairs(Dataset[tuple[Any, ...]]):
@@ -94,7 +108,7 @@ class RowPairs(Dataset[tuple[Any, ...]]):
         """A batch whose views are drawn together (``torch.utils.data`` calls this by itself)."""
         rows = np.array([self._checked(item) for item in items], np.int64)
         views = [self.views.hand(rows, seed=self.seed, epoch=self.epoch, view=view) for view in range(VIEWS)]
-        return RowBatch([(*(v[i] for v in views), row) for i, row in enumerate(rows.tolist())], views)
+        return RowBatch(views, rows)
 
     def _checked(self, item: int) -> int:
         if not -len(self) <= item < len(self):

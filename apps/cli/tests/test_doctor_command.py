@@ -23,7 +23,7 @@ def doctor(*words: object, **environment: str) -> Result:
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_it_fits_the_terminal(width, tmp_path):
-    (tmp_path / "yolov8n.pt").touch()
+    (tmp_path / "yolov8n.pt").write_bytes(bytes(2000))
     done = doctor("--weights", tmp_path, COLUMNS=str(width))
     assert done.exit_code == 0, done.output
     assert max(map(len, done.stdout.splitlines())) <= width
@@ -40,7 +40,7 @@ def test_colours_add_no_words():
 
 
 def test_json_holds_every_finding_and_weights_are_found(tmp_path):
-    (tmp_path / "yolov8n.pt").touch()
+    (tmp_path / "yolov8n.pt").write_bytes(bytes(2000))
     found = json.loads(doctor("--json", "--weights", tmp_path).stdout)
     assert found["ok"] is True
     yolo = next(f for f in found["sections"]["Oracles"] if f["name"] == "yolo")

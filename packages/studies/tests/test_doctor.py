@@ -183,7 +183,7 @@ def saved(folder: Path, config: dict, weights: str = "model.safetensors", name: 
     (folder / name).write_text(json.dumps(config))
     if weights:
         (folder / weights).parent.mkdir(exist_ok=True)
-        (folder / weights).touch()
+        (folder / weights).write_bytes(bytes(2000))
     return folder
 
 
@@ -195,17 +195,21 @@ def test_models_are_told_by_their_files_and_configurations(tmp_path):
     saved(weights / "net", {"_class_name": "ControlNetModel"})
     saved(weights / "pickled", {"model_type": "clip"}, "pytorch_model.bin")
     saved(weights / "other", {"model_type": "bert", "architectures": ["BertModel"]})
-    (weights / "yolov8n.pt").touch()
-    (weights / "sam_vit_b_01ec64.pth").touch()
+    saved(weights / "pointer", {"model_type": "sam"}).joinpath("model.safetensors").write_text(
+        "version https://git-lfs"
+    )
+    (weights / "yolov8n.pt").write_bytes(bytes(2000))
+    (weights / "yolov8m.pt").touch()
+    (weights / "sam_vit_b_01ec64.pth").write_bytes(bytes(2000))
     (weights / "notes.txt").touch()
     found = {m.name: m for m in find_models(fabricated(tmp_path))}
     roles = {name: model.role for name, model in found.items()}
     assert roles == {
         "blip": "captioner", "llama": "rewriter", "sd": "generator", "net": "controlnet", "pickled": "similarity",
-        "yolov8n.pt": "yolo", "sam_vit_b_01ec64.pth": "sam",
+        "pointer": "sam-hf", "yolov8n.pt": "yolo", "yolov8m.pt": "yolo", "sam_vit_b_01ec64.pth": "sam",
     }  # fmt: skip
     assert "pickled weights only" in found["pickled"].problem
-    assert not any(model.problem for name, model in found.items() if name != "pickled")
+    assert {name for name, model in found.items() if model.problem} == {"pickled", "pointer", "yolov8m.pt"}
 
 
 @pytest.mark.parametrize("variables", [{"HF_HUB_CACHE": "hub"}, {"HF_HOME": "."}, {"XDG_CACHE_HOME": "cache"}, {}])

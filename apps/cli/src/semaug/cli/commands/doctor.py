@@ -73,7 +73,7 @@ def _table(findings: list[Finding], width: int) -> Any:
     table.add_column(ratio=1, overflow="fold")
     for finding in findings:
         word, style = MARKS[finding.state]
-        detail = Text(finding.detail, style="dim" if finding.state == "off" else "")
+        detail = Text().append(finding.detail, style="dim" if finding.state == "off" else None)
         if finding.remedy:
             detail.append(f"\n→ {finding.remedy}" if finding.detail else f"→ {finding.remedy}", style="cyan")
         table.add_row(Text(word, style=style), Text(finding.name), detail)

@@ -27,6 +27,9 @@ MODEL_TYPES = {
     "sam": "sam-hf", "clip": "similarity", "siglip": "similarity",
 }  # fmt: skip
 """``model_type`` of a transformers configuration -> role; a causal language model is a rewriter."""
+_LEAST = 1024
+"""Bytes below which a file holds no weights: an empty one, or what Git LFS leaves in the place of one."""
+_HOLLOW = "holds no weights (empty, or a pointer of Git LFS); get the file itself"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 
 
@@ -73,7 +76,7 @@ def _file_models(folder: Path, names: Sequence[str]) -> Iterator[Model]:
     for name in names:
         role = next((role for role, pattern in FILES if pattern.fullmatch(name)), None)
         if role is not None:
-            yield Model(role, name, str(folder / name))
+            yield Model(role, name, str(folder / name), "" if _holds_weights(folder / name) else _HOLLOW)
 
 
 def _hub_models(cache: Path) -> Iterator[Model]:
@@ -114,10 +117,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _weights_problem(folder: Path, below: str) -> str:
-    if any(folder.glob(f"{below}*.safetensors")):
-        return ""
+    found = list(folder.glob(f"{below}*.safetensors"))
+    if found:
+        return "" if all(map(_holds_weights, found)) else _HOLLOW
     pickled = any(p.suffix in PICKLES for p in folder.glob(f"{below}*"))
     return "pickled weights only, which are never loaded; get the safetensors" if pickled else "no weights beside it"
+
+
+def _holds_weights(file: Path) -> bool:
+    try:
+        return file.stat().st_size >= _LEAST
+    except OSError:  # a link that leads nowhere
+        return False
 
 
 def examine_weights(around: Surroundings, models: Sequence[Model]) -> list[Finding]:

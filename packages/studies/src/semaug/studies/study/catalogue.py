@@ -97,6 +97,7 @@ def _check_references(preset: Preset, where: str) -> None:
             known = ", ".join(preset.data) or "none"
             raise InvalidOption(f"{where}: setting {name!r} takes data {setting.data or 'main'!r}; there are {known}")
     used = [(f"variant {n!r}", {**v.options, "guidance": v.guidance}) for n, v in preset.variants.items()]
+    used.append(("the table of options", preset.options))
     used += [(f"artifact {n!r}", a.options) for n, a in preset.artifacts.items()]
     for user, options in used:
         for artifact in references(options):

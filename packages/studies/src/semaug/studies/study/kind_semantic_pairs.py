@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from semaug.artifacts.errors import InvalidOption
-from semaug.studies.study.catalogue import settings_of
+from semaug.studies.study.catalogue import references, settings_of
 from semaug.studies.study.evaluations import check_evaluation
 from semaug.studies.study.kind_training import evaluations_of, run_folder
 from semaug.studies.study.kinds import Kind, Planned
@@ -15,7 +15,7 @@ from semaug.studies.study.prepare import Ready
 from semaug.studies.study.schema import Preset
 
 PAIRS, ITEM, SCORED, OTHER = "pairs", "item", "scored", "other"
-"""The artifact of pairs, the option that names the item, and the data that score an encoder and that T2 compares."""
+"""The artifact (and option) of pairs, the option of the item, and the data that score and that T2 compares."""
 
 
 def check(preset: Preset) -> None:
@@ -26,11 +26,9 @@ def check(preset: Preset) -> None:
     cells, arms = {c.name for c in item.cells}, {*item.arms, *CONTROLS}
     if unknown := sorted(set(preset.settings) - cells) + sorted(set(preset.variants) - arms):
         raise InvalidOption(f"{preset.name}: {item.name} has no {unknown[0]!r}; it has {sorted(cells)}, {sorted(arms)}")
-    lacks = [name for name, table in ((PAIRS, preset.artifacts), (SCORED, preset.data)) if name not in table]
+    lacks = [name for name, table in ((PAIRS, references(preset.options)), (SCORED, preset.data)) if name not in table]
     if lacks or not preset.settings:
-        raise InvalidOption(
-            f"{preset.name}: needs settings, an artifact {PAIRS!r} and data {SCORED!r}; it lacks {lacks}"
-        )
+        raise InvalidOption(f"{preset.name}: needs settings, options.{PAIRS} and data {SCORED!r}; it lacks {lacks}")
     for name, options in preset.evaluations.items():
         check_evaluation(name, options, preset.data)
     for name, artifact in preset.artifacts.items():
@@ -78,7 +76,7 @@ def _variants(study: Study) -> tuple[str, ...]:
 
 
 def _pair_study(study: Study, ready: Ready) -> Any:
-    from semaug.studies.semantic_pairs_study import PairScale, PairStudy, pair_items
+    from semaug.studies.semantic_pairs_study import CONTROLS, PairScale, PairStudy, pair_items
 
     scale, scored = study.scale, ready.data[SCORED]
     sized = PairScale(
@@ -87,7 +85,8 @@ def _pair_study(study: Study, ready: Ready) -> Any:
     )  # fmt: skip
     other = ready.data[OTHER].train if OTHER in ready.data else None
     item, images = pair_items()[str(study.preset.options[ITEM])], ready.data["main"].train
-    return PairStudy(item, sized, images, scored.train, scored.test, other, only=tuple(study.preset.settings))
+    controls, only = bool(set(CONTROLS) & set(_variants(study))), tuple(study.preset.settings)
+    return PairStudy(item, sized, images, scored.train, scored.test, other, controls, only)
 
 
 KIND = Kind("semantic pairs against augmented pairs, with their controls", check, plan)

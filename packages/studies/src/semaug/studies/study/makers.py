@@ -182,7 +182,8 @@ def _pairs(making: Making) -> Made:
     from semaug.pairs_dataset.proposals import ProposalRule
     from semaug.studies.proposing import propose
 
-    rule = ProposalRule(making.options.get("per_class", 157), making.options.get("uses", 1))
+    names = ("per_class", "uses", "min_similarity")
+    rule = ProposalRule(**{name: making.options[name] for name in names if name in making.options})
     done = propose(
         making.images, making.path, guidance=making.options.get("guidance"), rule=rule, workers=making.workers,
         on_progress=making.on_progress,
@@ -190,11 +191,37 @@ def _pairs(making: Making) -> Made:
     return making.path, (done.described.path, making.path)
 
 
+def _augment(making: Making) -> Made:
+    """A DiffAug run on the images, beside its positives; the run's time is that of making them."""
+    from semaug.diffaug_core.augment import AugmentPlan
+    from semaug.diffaug_core.settings import DiffAugSettings
+    from semaug.studies.diffaug import Course, DataOptions, augment_with, train_run
+
+    given, run = dict(making.options), making.folder / f"{making.name}-run"
+    options = DataOptions(given.pop("size", None))
+    course = Course(given.pop("epochs", None), given.pop("steps", None), given.pop("batch_size", None))
+    plan, backbone = AugmentPlan(given.pop("k", 5)), given.pop("backbone", None)
+    settings = DiffAugSettings(**given, encoder={"backbone": backbone} if backbone else {})
+    train_run(options.open(making.images), run, settings, course, device=making.device, on_progress=making.on_progress)
+    augment_with(
+        making.images, run, making.path, plan, device=making.device, workers=making.workers,
+        on_progress=making.on_progress,
+    )  # fmt: skip
+    return making.path, (making.path,)
+
+
+_AUGMENT = frozenset({
+    "k", "size", "epochs", "steps", "batch_size", "backbone", "sampler_steps", "timesteps", "alpha", "generator",
+    "generator_epochs", "schedule",
+})  # fmt: skip
+
+
 MAKERS: dict[str, Maker] = {
     "guidance": Maker(_guidance, frozenset({"detector", "segmenter", "granularity"})),
     "synthetic": Maker(_synthetic, _SYNTHESIS, _synthetic_roles),
     "similarity": Maker(_similarity, frozenset({"synthetic"}), lambda options: ("clip",)),
-    "pairs": Maker(_pairs, frozenset({"guidance", "per_class", "uses"})),
+    "augment": Maker(_augment, _AUGMENT),
+    "pairs": Maker(_pairs, frozenset({"guidance", "per_class", "uses", "min_similarity"})),
 }
 """Kind of artifact -> maker."""
 

@@ -102,10 +102,12 @@ def needed(preset: Preset, only: Sequence[str] = ()) -> dict[str, list[str]]:
 
 
 def artifact_order(preset: Preset, only: Sequence[str] = (), *, measured: bool = True) -> list[str]:
-    """The artifacts that the chosen variants use, and measurements where ``measured``; first those that others read."""
+    """The artifacts that the chosen variants use, and where ``measured`` measurements and the kind; first those that
+    others read."""
     variants = [v for name, v in preset.variants.items() if not only or name in only]
     wanted = [r for v in variants for r in references({**v.options, "guidance": v.guidance})]
-    wanted += [r for options in preset.measurements.values() for r in references(options) if measured]
+    if measured:
+        wanted += [r for options in (*preset.measurements.values(), preset.options) for r in references(options)]
     order: list[str] = []
     for name in wanted:
         _visit(preset, name, order)

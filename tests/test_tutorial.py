@@ -36,7 +36,7 @@ def test_the_commands_of_the_tutorial_run_in_order(semaug, tmp_path, monkeypatch
     for line in lines:
         words = shlex.split(line)[1:]
         if words[0] == "doctor":
-            words.append("--no-devices")
+            words.append("--quick")
         done = semaug(*smaller(words))
         assert done.code == 0, f"{line}: {done.err}"
     assert (tmp_path / "runs" / "guided" / "eval" / "report.html").stat().st_size > 10_000

@@ -18,7 +18,7 @@ def two_studies(monkeypatch):
 
 
 def doctor(*words: object, **environment: str) -> Result:
-    return CliRunner(env=environment).invoke(command, ["--no-devices", *map(str, words)])
+    return CliRunner(env=environment).invoke(command, [*map(str, words)])
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -36,7 +36,8 @@ def test_colours_add_no_words():
     plain = doctor("--missing", COLUMNS="80").stdout
     coloured = doctor("--missing", COLUMNS="80", FORCE_COLOR="1", TERM="xterm-256color").stdout
     assert "\x1b[" in coloured
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+    assert re.sub(r"\d", "", bare) == re.sub(r"\d", "", plain)  # what is free changes between two looks
 
 
 def test_json_holds_every_finding_and_weights_are_found(tmp_path):

@@ -320,7 +320,7 @@ def test_imports_that_fail_are_broken_with_the_last_line_of_the_error(tmp_path, 
 
 
 def test_an_empty_machine_has_a_remedy_for_everything_that_is_off(tmp_path):
-    found = diagnose(fabricated(tmp_path, studies=list), devices=False)
+    found = diagnose(fabricated(tmp_path), quick=True)
     assert looked_into(fabricated(tmp_path)) == [tmp_path / "models", tmp_path / "weights"]
     for section in found.sections:
         for finding in section.findings:
@@ -330,8 +330,8 @@ def test_an_empty_machine_has_a_remedy_for_everything_that_is_off(tmp_path):
 
 def test_the_real_machine_is_examined_without_a_heavy_import():
     code = (
-        "import sys\nfrom semaug.studies.doctor import diagnose\nfound = diagnose(devices=False)\n"
-        "heavy = ('torch', 'numba', 'transformers', 'diffusers', 'sklearn', 'cv2', 'lightning', 'ultralytics')\n"
+        "import sys\nfrom semaug.studies.doctor import diagnose\nfound = diagnose(quick=True)\n"
+        "heavy = ('torch', 'numpy', 'numba', 'transformers', 'diffusers', 'sklearn', 'cv2', 'lightning')\n"
         "print([m for m in heavy if m in sys.modules], [f.name for f in found.broken])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

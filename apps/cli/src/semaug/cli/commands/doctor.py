@@ -21,11 +21,11 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--weights", multiple=True, type=FOLDER, help="Look for models in this folder too; repeatable.")
 @click.option("--data", multiple=True, type=FOLDER, help="Look for data sets in this folder too; repeatable.")
 @click.option("--missing", is_flag=True, help="Show only what cannot run or wants a word, with its remedy.")
-@click.option("--devices/--no-devices", default=True, help="Import torch to look at devices (default: yes).")
+@click.option("--quick", is_flag=True, help="Leave out devices and studies, which take torch and some seconds.")
 @click.option("--imports", is_flag=True, help="Import every library, each in a process of its own (minutes).")
 @json_option
 def command(
-    weights: tuple[Path, ...], data: tuple[Path, ...], missing: bool, devices: bool, imports: bool, as_json: bool
+    weights: tuple[Path, ...], data: tuple[Path, ...], missing: bool, quick: bool, imports: bool, as_json: bool
 ) -> None:
     """Say what is installed, what can run here, what is missing, and the remedy for each.
 
@@ -36,7 +36,7 @@ def command(
     from semaug.cli.console import emit
     from semaug.studies.doctor import Surroundings, diagnose
 
-    found = diagnose(Surroundings(weights=weights, data=data), devices=devices, imports=imports)
+    found = diagnose(Surroundings(weights=weights, data=data), quick=quick, imports=imports)
     if as_json:
         emit(found.described(), as_json)
     else:

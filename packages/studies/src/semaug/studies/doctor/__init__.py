@@ -31,10 +31,11 @@ from semaug.studies.doctor.weights import examine_weights, find_models
 __all__ = ["Diagnosis", "Finding", "Section", "State", "Surroundings", "diagnose"]
 
 
-def diagnose(around: Surroundings | None = None, *, devices: bool = True, imports: bool = False) -> Diagnosis:
+def diagnose(around: Surroundings | None = None, *, quick: bool = False, imports: bool = False) -> Diagnosis:
     """Examine this process's surroundings, or given ones.
 
-    ``devices=False`` leaves torch alone; ``imports`` tries every library in a process of its own, which takes a while.
+    ``quick`` leaves out devices and studies, which import torch; ``imports`` tries every library in a process of its
+    own, which takes minutes.
     """
     around = around or Surroundings()
     models = find_models(around)
@@ -42,7 +43,7 @@ def diagnose(around: Surroundings | None = None, *, devices: bool = True, import
     others = examine_capabilities(around, OTHERS, models)
     sections = {
         "System": [*examine_python(), *examine_processor(around), *examine_numba(around)],
-        "Devices": examine_devices(around) if devices else [],
+        "Devices": [] if quick else examine_devices(around),
         "Disk": examine_disk(around),
         "Packages": examine_packages(around),
         "Extras": examine_extras(around),
@@ -51,7 +52,7 @@ def diagnose(around: Surroundings | None = None, *, devices: bool = True, import
         "Oracles": oracles,
         "Synthesis": examine_capabilities(around, SYNTHESIS, models),
         "Methods and tools": [examine_methods(around), *others],
-        "Studies": examine_studies(around),
+        "Studies": [] if quick else examine_studies(around),
         "Data sets": examine_data_sets(around),
     }
     return Diagnosis(tuple(Section(title, tuple(found)) for title, found in sections.items() if found))

@@ -20,7 +20,7 @@ class StudyState:
 
 
 def known_studies() -> list[StudyState]:
-    """The studies that are shipped; this imports numpy, and neither torch nor a model library."""
+    """The studies that are shipped; reading them imports torch, and no model library."""
     from semaug.studies.study.availability import list_studies
     from semaug.studies.study.paper import PAPERS, SHORT
 

@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from semaug.artifacts.augment_table import augment_columns
+from semaug.artifacts.devices import worker_device
 from semaug.artifacts.draws import draw_key, normal_rows
 from semaug.artifacts.errors import InvalidOption, UnreadableImage
 from semaug.artifacts.files import require_space
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import AugmentRow, EncoderCard, Manifest, Skipped, augment_row
-from semaug.artifacts.shards import ShardResult, Tick, process_shards
+from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources.packed import PIXELS
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
 from semaug.diffaug_core.generator_cards import GeneratorCard, load_generator, load_generator_card
@@ -123,7 +124,7 @@ def augment(
     batch_size: int | None = None,
     shard_size: int | None = None,
     device: str = "cpu",
-    workers: int = 1,
+    workers: Workers = 1,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> ArtifactSummary:
@@ -131,10 +132,10 @@ def augment(
 
     The noise of a positive depends on the seed, its sample's key and its number alone; a batch's size only moves last
     bits, and is part of the record. ``shard_size`` counts samples. Images are kept as uint8, rows as float32; samples
-    that cannot be read are listed as skipped. Rerunning resumes. The manifest's ``info`` says how far positives are
-    from the nearest samples (``describe_nearest``). Raises ``InvalidOption`` for samples of another shape than the
-    run's, ``TrainingDiverged`` where a positive is not finite, ``OutputError`` where they will not fit, and what
-    ``TrainedRun`` and ``ArtifactWriter.open`` raise.
+    that cannot be read are listed as skipped. Rerunning resumes. Workers take the devices of a list in turn. The
+    manifest's ``info`` says how far positives are from the nearest samples (``describe_nearest``). Raises
+    ``InvalidOption`` for samples of another shape than the run's, ``TrainingDiverged`` where a positive is not finite,
+    ``OutputError`` where they will not fit, and what ``TrainedRun`` and ``ArtifactWriter.open`` raise.
     """
     plan, trained = plan or AugmentPlan(), TrainedRun.open(run)
     trained.require_fit(samples)
@@ -203,8 +204,8 @@ class AugmentWork:
         return self.settings.build_sampler(tuple(self.samples.shape))
 
     def open(self) -> Augmenter:
-        encoder, generator = self.trained.load(self.device)
-        return Augmenter(self, encoder, generator)
+        device = worker_device(self.device)
+        return Augmenter(self, *self.trained.load(device), device)
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,7 @@ class Augmenter:
     work: AugmentWork
     encoder: Encoder = field(repr=False)
     generator: Generator = field(repr=False)
+    device: str = "cpu"
 
     def run(self, indices: range, tick: Tick) -> ShardResult:
         work, k = self.work, self.work.k
@@ -266,9 +268,9 @@ class Augmenter:
 
         def noise(number: int) -> Tensor:
             drawn = normal_rows(keys, size, number * even).astype(np.float32)
-            return torch.from_numpy(drawn).view(shape).to(self.work.device)
+            return torch.from_numpy(drawn).view(shape).to(self.device)
 
-        condition = self._condition(rows, clean.to(self.work.device, torch.float32), labels)
+        condition = self._condition(rows, clean.to(self.device, torch.float32), labels)
         schedule = self.work.trained.generator.schedule
         made = self.work.sampler.sample(self.generator, condition, noise(0), lambda t: noise(t + 1), schedule).cpu()
         if not bool(torch.isfinite(made).all()):

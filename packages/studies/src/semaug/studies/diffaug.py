@@ -13,6 +13,7 @@ from semaug.artifacts.progress import OnProgress, ignore_progress
 
 if TYPE_CHECKING:
     from semaug.artifacts.schemas import EncoderCard
+    from semaug.artifacts.shards import Workers
     from semaug.artifacts.sources import ImageSource
     from semaug.artifacts.store import ArtifactSummary
     from semaug.artifacts.tables import Table
@@ -144,7 +145,7 @@ def augment_with(
     *,
     seed: int = 0,
     device: str = "cpu",
-    workers: int = 1,
+    workers: Workers = 1,
     batch_size: int | None = None,
     shard_size: int | None = None,
     overwrite: bool = False,

@@ -20,6 +20,7 @@ from semaug.cli.console import (
     progress,
     settings,
 )
+from semaug.cli.engines import engine_options, pick_devices, shard_workers
 
 Decorator = Callable[[Any], Any]
 EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -170,6 +171,7 @@ def train(data: str, out: Path, as_json: bool, overwrite: bool, **options: Any) 
 @_number("--shard-size", None, "Samples a shard, the unit of resuming (1024 rows, 256 images).", click.IntRange(1))
 @seed_option
 @out_option("the generated positives")
+@engine_options
 @overwrite_option
 @json_option
 def augment(data: str, run: Path, out: Path, as_json: bool, overwrite: bool, **options: Any) -> None:
@@ -182,9 +184,9 @@ def augment(data: str, run: Path, out: Path, as_json: bool, overwrite: bool, **o
     from semaug.studies.diffaug import augment_with
 
     plan = AugmentPlan(options["k"], options["sampler"], options["sampler_steps"], options["eta"])
-    with progress() as bar:
+    with progress() as bar, shard_workers() as workers:
         summary = augment_with(
-            data, run, out, plan, seed=options["seed"], device=pick_device(), workers=settings().workers,
+            data, run, out, plan, seed=options["seed"], device=pick_devices(), workers=workers,
             batch_size=options["batch_size"], shard_size=options["shard_size"], overwrite=overwrite, on_progress=bar,
         )  # fmt: skip
     made = Artifact.open(out, "augment").manifest

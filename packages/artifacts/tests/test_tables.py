@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semaug.artifacts.errors import InvalidOption, SourceError
+from semaug.artifacts.sources import open_source
 from semaug.artifacts.tables import (
     STEPS,
     Table,
@@ -341,6 +342,12 @@ def test_classes_where_classes_are_needed(counts):
         require_classes("cells", Table.of(counts).labels, "the probe")
     with pytest.raises(SourceError, match="has one class only"):
         require_classes("cells", np.zeros(3, np.int64), "the probe")
+
+
+def test_a_table_is_no_source_of_images():
+    for spec in ("scanpy:pbmc68k_reduced?split=train", "hcl?root=/data"):
+        with pytest.raises(SourceError, match="is a table of numbers, and images are needed here"):
+            open_source(spec)
 
 
 def test_which_specs_are_tables():

@@ -32,6 +32,10 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
 
 def _open_path(path: Path) -> ImageSource:
     if not path.exists():
+        from semaug.artifacts.tables.door import is_table
+
+        if is_table(str(path)):
+            raise SourceError(f"{path} is a table of numbers, and images are needed here")
         raise SourceError(f"{path} does not exist; check the path")
     path = path.resolve()
     if path.is_dir():

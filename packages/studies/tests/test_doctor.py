@@ -6,10 +6,11 @@ import sys
 import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from semaug.studies.doctor import Surroundings, diagnose
+from semaug.studies.doctor import Surroundings, diagnose, system
 from semaug.studies.doctor.capabilities import (
     DETECTORS,
     GROUPS,
@@ -30,7 +31,7 @@ from semaug.studies.doctor.packages import (
     module_of,
 )
 from semaug.studies.doctor.studies import StudyState, examine_studies
-from semaug.studies.doctor.system import examine_disk, examine_numba
+from semaug.studies.doctor.system import examine_devices, examine_disk, examine_numba
 from semaug.studies.doctor.weights import Model, find_models, looked_into
 
 METADATA = {
@@ -281,8 +282,6 @@ def test_the_variable_of_data_is_that_of_studies():
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
-    from semaug.studies.doctor import system
-
     around = fabricated(tmp_path)
     assert by_name(examine_disk(around))["working directory"].state == "ok"
     assert not list(tmp_path.glob(".semaug-doctor-*"))
@@ -306,6 +305,57 @@ def test_compiled_kernels_are_looked_for_where_numba_keeps_them(tmp_path):
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "k.py311.nbi").touch()
     assert examine_numba(fabricated(tmp_path))[0].facts["compiled"] > 0
+
+
+def fake_torch(monkeypatch, cards=(), built_for=None, mps=False):
+    cuda = SimpleNamespace(
+        is_available=lambda: bool(cards),
+        device_count=lambda: len(cards),
+        get_device_properties=lambda i: SimpleNamespace(name=cards[i], total_memory=8 * 10**10, major=9, minor=0),
+    )
+    backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps))
+    torch = SimpleNamespace(__version__="2.9", cuda=cuda, backends=backends, version=SimpleNamespace(cuda=built_for))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+
+def test_gpus_are_named_with_their_memory(tmp_path, monkeypatch):
+    fake_torch(monkeypatch, ("H100", "H100"), "12.8")
+    found = by_name(examine_devices(fabricated(tmp_path, VERSIONS | {"torch": "2.9"})))
+    assert set(found) == {"torch", "cuda:0", "cuda:1"}
+    assert found["cuda:1"].detail == "H100, 80.0 GB, compute capability 9.0"
+
+
+@pytest.mark.parametrize(
+    ("built_for", "driver", "said"),
+    [
+        (None, True, "this torch is built for CPUs"),
+        ("12.8", True, "sees no GPU"),
+        ("12.8", False, "no NVIDIA GPU"),
+    ],
+)
+def test_why_no_gpu_is_seen(tmp_path, monkeypatch, built_for, driver, said):
+    fake_torch(monkeypatch, (), built_for, mps=True)
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if driver else None)
+    found = by_name(examine_devices(fabricated(tmp_path, VERSIONS | {"torch": "2.9"})))
+    assert (found["cuda"].state, said in found["cuda"].detail) == ("off", True)
+    assert bool(found["cuda"].remedy) == driver
+    assert found["mps"].state == "ok"
+
+
+def test_a_torch_that_cannot_be_imported_is_broken(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it raises ModuleNotFoundError
+    found = examine_devices(fabricated(tmp_path, VERSIONS | {"torch": "2.9"}))
+    assert [f.state for f in found] == ["broken"]
+    assert examine_devices(fabricated(tmp_path))[0].remedy == "pip install torch"
+
+
+def test_a_container_s_limits_count(tmp_path):
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert system._cpu_limit(tmp_path / "cpu.max") == 1.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert system._cpu_limit(tmp_path / "cpu.max") is None
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable: 40 kB\n")
+    assert system._available(tmp_path / "meminfo") == 40 * 1024
 
 
 def test_imports_that_fail_are_broken_with_the_last_line_of_the_error(tmp_path, monkeypatch):

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 FULL = "A3"
 """The ablation that changes nothing: DiffAug itself."""
 SETTINGS = ("inductive", "transductive")
-KEPT = "embedding.npz"
+ALL_ROWS, KEPT = "all", "embedding.npz"
+"""The folder of a fit on all rows, and the file in which its embedding is kept."""
 CURVES = ("loss", "saturated", "generator_loss")
 """What is kept of a run's curves: their last values."""
 
@@ -145,7 +146,7 @@ class Fit:
         scores = self._score(features, folds)
         self.out.mkdir(parents=True, exist_ok=True)
         if self.protocol.keep and self.fold is None:
-            np.savez(self.out / KEPT, embedding=placed.embedding, labels=table.labels)
+            np.savez(self.out / KEPT, embedding=placed.embedding, labels=table.labels, names=table.class_names)
         return {"scores": [_plain(s) for s in scores], "measures": placed.measures, "seconds": seconds}
 
     def _score(self, features: Features, folds: list[FoldRows]) -> list[FoldScore]:
@@ -303,7 +304,7 @@ class Compared:
         folds: list[int | None] = [None] if "transductive" in self.protocol.settings else []
         folds += range(self.protocol.folds) if "inductive" in self.protocol.settings and inductive else []
         make = partial(Fit, self.spec, table, self.method, self.seed, protocol=self.protocol, device=self.device)
-        return [make(fold=f, out=self.out / ("all" if f is None else f"fold-{f}")) for f in folds]
+        return [make(fold=f, out=self.out / (ALL_ROWS if f is None else f"fold-{f}")) for f in folds]
 
     def run(self, on_progress: OnProgress) -> dict[str, Any]:
         """Measures as ``{name: {"value", "n", "reason"}}``; raises ``ComparisonFailed`` where no fit ended well."""

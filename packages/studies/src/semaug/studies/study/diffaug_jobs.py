@@ -25,13 +25,10 @@ _SOURCES = {
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A job with the two measures added to its own under the names that all studies of DiffAug share."""
+    """A job of that ``name`` with the two measures added to its own, as all studies of DiffAug call them."""
 
     job: Any
-
-    @property
-    def name(self) -> str:
-        return str(self.job.name)
+    name: str
 
     @property
     def out(self) -> Path:
@@ -47,7 +44,7 @@ class Named:
         return self.job.plan
 
     def on(self, device: str) -> Named:
-        return Named(self.job.on(device))
+        return Named(self.job.on(device), self.name)
 
     def describe(self) -> dict[str, Any]:
         return dict(self.job.describe())
@@ -90,7 +87,8 @@ class TrainDiffAug:
         content = {role: inputs_of(open_source(spec)) for role, spec in (("train", self.train), ("test", self.test))}
         return {
             "settings": self.settings.record(), "course": asdict(self.course), "options": asdict(self.options),
-            "seed": self.seed, "content": content, "evaluations": [[name, dict(given)] for name, given in self.evaluations],
+            "seed": self.seed, "content": content,
+            "evaluations": [[name, dict(given)] for name, given in self.evaluations],
         }  # fmt: skip
 
     def run(self, on_progress: OnProgress) -> dict[str, Any]:

@@ -8,15 +8,17 @@ score frozen features.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.diffaug_core.ablations import ABLATIONS
 from semaug.diffaug_core.projections import PROJECTIONS
 from semaug.diffaug_core.settings import DiffAugSettings
 from semaug.studies.diffaug import Course, DataOptions
-from semaug.studies.projecting import Compared, Protocol, ablation_of
+from semaug.studies.projecting import ALL_ROWS, KEPT, Compared, Protocol, ablation_of
 from semaug.studies.study import kind_training
 from semaug.studies.study.catalogue import settings_of
 from semaug.studies.study.diffaug_jobs import Named, TrainDiffAug
@@ -27,8 +29,13 @@ from semaug.studies.study.plan import Study
 from semaug.studies.study.prepare import Ready
 from semaug.studies.study.schema import Preset
 
+if TYPE_CHECKING:
+    from semaug.eval.report import Section
+
 DIFFAUG = "diffaug"
 """Under which hyperparameters of a scale the options of this kind stand."""
+WIDTHS, CHANNELS = "widths", "channels"
+"""How wide a generator of rows is, and one of images: a preset may give both."""
 _PROTOCOL = ("folds", "fit", "settings", "generated", "keep")
 _COURSE = ("epochs", "batch_size")
 _DATA = ("neighbours", "components")
@@ -45,7 +52,7 @@ def check(preset: Preset) -> None:
     for scale in preset.scales:
         for setting in settings_of(preset):
             protocol_of(options_of(preset, scale, setting, {}))
-    for name, variant in preset.variants.items():
+    for variant in preset.variants.values():
         method = variant.method or preset.method
         protocol_of(variant.hyperparameters if _is_own(method) else {})
         if not _is_own(method):
@@ -95,13 +102,13 @@ def _planned(study: Study, ready: Ready, setting: str, variant: str, seed: int) 
     if not _is_own(method):
         found = kind_training.planned(study, ready, setting, variant, seed)
         able = not isinstance(found.job, CannotRun)
-        return Planned(setting, variant, seed, Named(found.job) if able else found.job)
+        return Planned(setting, variant, seed, Named(found.job, found.job.name) if able else found.job)
     protocol = protocol_of(options_of(preset, study.scale_name, setting, v.hyperparameters))
     if _is_table(data.train):
         if method in PROJECTIONS and (missing := PROJECTIONS[method].missing):
             return Planned(setting, variant, seed, CannotRun(title, out, 1, missing))
-        job = Compared(data.train, method, seed, protocol, out)
-        return Planned(setting, variant, seed, Named(_Titled(job, title)))
+        job = Compared(data.train, method, seed, replace(protocol, diffaug=_for_rows(protocol.diffaug)), out)
+        return Planned(setting, variant, seed, Named(job, title))
     settings = ablation_of(method).apply(protocol.diffaug)
     steps = kind_training.steps_of(study, ready, setting, variant) if study.scale.steps else None
     course = Course(None if steps else protocol.course.epochs, steps, study.scale.batch_size)
@@ -110,23 +117,19 @@ def _planned(study: Study, ready: Ready, setting: str, variant: str, seed: int) 
         title, out, _for_images(study, settings), course, DataOptions(min(size, study.scale.size)), seed, data.train,
         data.test, kind_training.evaluations_of(study), ready.data,
     )  # fmt: skip
-    return Planned(setting, variant, seed, Named(images))
-
-
-class _Titled(Compared):
-    """A comparison's job under the title that it has in a study."""
-
-    def __new__(cls, job: Compared, title: str) -> Any:
-        raise NotImplementedError
+    return Planned(setting, variant, seed, Named(images, title))
 
 
 def _for_images(study: Study, settings: DiffAugSettings) -> DiffAugSettings:
     """The encoder is the scale's backbone, or the preset's; options of networks of rows are left out."""
-    from dataclasses import replace
-
     backbone = study.scale.backbone or study.preset.backbone
-    keep = {name: v for name, v in settings.generator.items() if name not in ("widths",)}
-    return replace(settings, encoder={"backbone": backbone} if backbone else {}, generator=keep)
+    generator = {name: value for name, value in settings.generator.items() if name != WIDTHS}
+    return replace(settings, encoder={"backbone": backbone} if backbone else {}, generator=generator)
+
+
+def _for_rows(settings: DiffAugSettings) -> DiffAugSettings:
+    """Options of networks of images are left out."""
+    return replace(settings, generator={name: v for name, v in settings.generator.items() if name != CHANNELS})
 
 
 def _is_own(method: str) -> bool:
@@ -139,7 +142,32 @@ def _is_table(spec: str) -> bool:
     return is_table(spec) or spec.partition("?")[0].endswith((".csv", ".parquet"))
 
 
+def sections(study: Study, ready: Ready) -> list[Section]:
+    """The parts that measurements wrote, and pictures of embeddings that were kept."""
+    return [*kind_training.KIND.sections(study, ready), *_pictures(study)]
+
+
+def _pictures(study: Study) -> list[Section]:
+    """The first seed's two dimensions of every variant, one figure a table; cells are coloured by class."""
+    from semaug.eval.figures.embedding import embedding_map
+    from semaug.eval.report import Figure, Section
+
+    figures, seed = [], study.chosen_seeds[0]
+    for setting in settings_of(study.preset):
+        maps, names = [], ()
+        for variant in study.preset.variants:
+            path = kind_training.run_folder(study.out, setting, variant, seed) / ALL_ROWS / KEPT
+            if path.is_file():
+                with np.load(path, allow_pickle=False) as kept:
+                    maps.append((variant, kept["embedding"], kept["labels"]))
+                    names = tuple(kept["names"].tolist())
+        if maps:
+            caption = f"{setting}: two dimensions of all rows (seed {seed}), coloured by class; axes carry no meaning"
+            alt = f"Scatter plots of {setting}, one for each of {', '.join(name for name, _, _ in maps)}"
+            figures.append(Figure(embedding_map(maps, names), caption, alt, wide=True))
+    return [Section("Pictures", tuple(figures))] if figures else []
+
+
 KIND = Kind(
-    "DiffAug, its ablations, projections of tables and methods on images, scored alike", check, plan,
-    sections=kind_training.KIND.sections,
-)  # fmt: skip
+    "DiffAug, its ablations, projections of tables and methods on images, scored alike", check, plan, sections=sections
+)

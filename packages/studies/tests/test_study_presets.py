@@ -32,7 +32,6 @@ def test_a_preset_says_what_it_is_and_how_to_run_it(name: str) -> None:
     assert set(preset.scales) == {"tiny", "smoke", "small", "paper"}
     assert f"semaug study run {name} --scale" in preset.text
     assert "Tiny takes" in preset.text
-    assert "smoke" in preset.text
     assert preset.reasons, "what even scale paper does not share with the paper"
     assert all(preset.scales[s].train_items for s in ("tiny", "smoke"))
     assert preset.scales["paper"].backbone is None

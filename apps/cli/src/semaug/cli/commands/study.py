@@ -189,5 +189,5 @@ def _tell(done: Any, as_json: bool) -> None:
     result = {"report": str(done.report), "verdict": told, "failed": list(done.failed)}
     emit(result, as_json, f"{told}\nReport: {done.report}")
     if done.failed:
-        note(f"{len(done.failed)} parts failed, the first: {done.failed[0]}")
+        note(f"{len(done.failed)} {'part' if len(done.failed) == 1 else 'parts'} failed, the first: {done.failed[0]}")
         click.get_current_context().exit(1)

@@ -107,12 +107,13 @@ def _check_references(preset: Preset, where: str) -> None:
 
 
 def references(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The artifacts that options name.
+    """The artifacts that options name, alone or in a list.
 
-    >>> references({"synthetic": "@sasi", "mode": "a"})
-    ('sasi',)
+    >>> references({"synthetic": "@sasi", "mode": "a", "others": ["@mask"]})
+    ('sasi', 'mask')
     """
-    return tuple(value[1:] for value in options.values() if isinstance(value, str) and value.startswith("@"))
+    values = [v for value in options.values() for v in (value if isinstance(value, list) else [value])]
+    return tuple(value[1:] for value in values if isinstance(value, str) and value.startswith("@"))
 
 
 def settings_of(preset: Preset) -> dict[str, Setting]:

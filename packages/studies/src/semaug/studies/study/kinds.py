@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from semaug.studies.runner import Outcome
     from semaug.studies.study.plan import Study
     from semaug.studies.study.prepare import Ready
+    from semaug.studies.study.results import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ Found = Mapping[tuple[str, str], Sequence["Outcome"]]
 class Kind:
     """``check`` refuses a preset that lacks what the kind needs; ``plan`` gives its jobs. ``longer`` names controls to
     train at equal total cost once the first jobs are done, and ``plan_longer`` gives their jobs. ``sections`` adds to
-    the report."""
+    the report. Without ``compares`` no variant is held against a control. ``tune`` gives jobs that are run first, for
+    ``plan`` to read what they found; ``verdict`` replaces the usual one, unless it is None."""
 
     text: str
     check: Callable[[Preset], None]
@@ -66,6 +68,9 @@ class Kind:
     longer: Callable[[Study, Ready, Found], list[Longer]] = lambda study, ready, found: []
     plan_longer: Callable[[Study, Ready, Sequence[Longer]], list[Planned]] = lambda study, ready, longer: []
     sections: Callable[[Study, Ready], list[Section]] = lambda study, ready: []
+    tune: Callable[[Study, Ready], list[Planned]] = lambda study, ready: []
+    verdict: Callable[[Results], str | None] = lambda results: None
+    compares: bool = True
 
 
 def kind_of(preset: Preset) -> Kind:

@@ -73,15 +73,16 @@ def check_measurements(preset: Preset) -> None:
 
 def run_measurements(study: Study, ready: Ready) -> None:
     """Measure what is not measured yet, each into a folder of its own; what fails is written down as such."""
+    place = next(iter(study.data), "main")
     for name, options in study.preset.measurements.items():
-        _measure(study, ready, name, options)
+        if all((artifact, place) in ready.artifacts for artifact in references(options)):
+            _measure(study, ready, name, options, place)
 
 
-def _measure(study: Study, ready: Ready, name: str, options: Mapping[str, Any]) -> None:
+def _measure(study: Study, ready: Ready, name: str, options: Mapping[str, Any], place: str) -> None:
     from semaug.eval.report import Paragraph, Section, store_section
 
     folder, measurement = folder_of(study, name), MEASUREMENTS[name]
-    place = next(iter(study.data), "main")
     identity = _identity(ready, options, place)
     if not measurement.after and _kept(folder, identity) is not None:
         return
@@ -200,38 +201,41 @@ def _similarity(measuring: Measuring) -> Measured:
 
 
 def _sheet(measuring: Measuring) -> Measured:
-    """Real images beside what was generated of them; with ``similarity`` the least alike come first."""
-    from PIL import Image
-
+    """Real images beside what each artifact holds of them; with ``similarity`` the least alike come first."""
     from semaug.artifacts.synthetic_table import SimilarityTable, SyntheticTable
     from semaug.eval.report import Sheet, SheetRow
-    from semaug.studies.protocols.drawn import picture_of
 
-    paths = measuring.options["synthetic"]
-    named = {"synthetic": paths} if isinstance(paths, str) else dict(paths)
-    source, columns, rows = measuring.images, ["real"], {}
-    tables = {name: SyntheticTable.open(path) for name, path in named.items()}
-    cosines = dict(SimilarityTable.open(measuring.options["similarity"]).cosines) if _alike(measuring) else {}
+    given = measuring.options["synthetic"]
+    tables = {Path(path).stem: SyntheticTable.open(path) for path in ([given] if isinstance(given, str) else given)}
+    alike = measuring.options.get("similarity")
+    cosines = dict(SimilarityTable.open(alike).cosines) if alike else {}
     first = next(iter(tables.values()))
     order = sorted(first.rows, key=lambda row: cosines.get(row.key, 0.0))
     origins = list(dict.fromkeys(row.origin for row in order))[: measuring.options.get("images", SHOWN)]
+    rows = tuple(
+        SheetRow(f"{key} ({cosines[_first(first, key)]:.2f})" if cosines else key, _pictures(measuring, tables, key))
+        for key in origins
+    )
+    columns = ("real", *(name for name, table in tables.items() for _ in range(_most(table))))
+    caption = "Real images, and what was generated of each" + (", the least alike first." if cosines else ".")
+    return Measured({}, (Sheet(caption, columns, rows),))
+
+
+def _pictures(measuring: Measuring, tables: Mapping[str, Any], key: str) -> tuple[Any, ...]:
+    """A real image and all that were generated of it, one column each."""
+    from semaug.studies.protocols.drawn import picture_of
+
+    source = measuring.images
     places = {source.key(i): i for i in range(len(source))}
-    for name, table in tables.items():
-        columns += [name] * max(len(found) for found in table.by_origin().values())
-    for key in origins:
-        images: list[Image.Image | None] = [picture_of(source.read(places[key]))]
-        for table in tables.values():
-            most = max(len(found) for found in table.by_origin().values())
-            made = [picture_of(table.images.read(place)) for place in table.by_origin().get(key, ())]
-            images += [*made, *([None] * (most - len(made)))]
-        label = f"{key} ({cosines[_first(first, key)]:.2f})" if cosines else key
-        rows[label] = tuple(images)
-    caption = "Real images, and the images generated of each" + (", the least alike first." if cosines else ".")
-    return Measured({}, (Sheet(caption, tuple(columns), tuple(SheetRow(k, v) for k, v in rows.items())),))
+    images: list[Any] = [picture_of(source.read(places[key]))]
+    for table in tables.values():
+        made = [picture_of(table.images.read(place)) for place in table.by_origin().get(key, ())]
+        images += [*made, *([None] * (_most(table) - len(made)))]
+    return tuple(images)
 
 
-def _alike(measuring: Measuring) -> bool:
-    return "similarity" in measuring.options
+def _most(table: Any) -> int:
+    return max(len(found) for found in table.by_origin().values())
 
 
 def _first(table: Any, origin: str) -> str:

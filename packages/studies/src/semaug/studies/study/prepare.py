@@ -57,6 +57,8 @@ class Ready:
         return {name: self._path(value, data) for name, value in options.items()}
 
     def _path(self, value: Any, data: str) -> Any:
+        if isinstance(value, list):
+            return [self._path(one, data) for one in value]
         if not (isinstance(value, str) and value.startswith("@")):
             return value
         found = self.artifacts[value[1:], data]
@@ -102,12 +104,14 @@ def needed(preset: Preset, only: Sequence[str] = ()) -> dict[str, list[str]]:
 
 
 def artifact_order(preset: Preset, only: Sequence[str] = (), *, measured: bool = True) -> list[str]:
-    """The artifacts that the chosen variants use, and where ``measured`` measurements and the kind; first those that
-    others read."""
+    """The artifacts that the chosen variants use, those that others read first.
+
+    Where ``measured``, the kind uses its own too, and, where all variants are chosen, measurements theirs.
+    """
     variants = [v for name, v in preset.variants.items() if not only or name in only]
     wanted = [r for v in variants for r in references({**v.options, "guidance": v.guidance})]
-    if measured:
-        wanted += [r for options in (*preset.measurements.values(), preset.options) for r in references(options)]
+    more = (preset.options, *(() if only else preset.measurements.values())) if measured else ()
+    wanted += [r for options in more for r in references(options)]
     order: list[str] = []
     for name in wanted:
         _visit(preset, name, order)

@@ -64,13 +64,22 @@ def verdict(results: Results) -> str:
     told = sum(gain.separated for gain in gains)
     plural = "comparison" if len(gains) == 1 else "comparisons"
     text += f". {told} of {len(gains)} {plural} at equal steps leave zero out after Holm's adjustment."
-    return f"{text} {len(results.failed)} parts failed." if results.failed else text
+    return text + _failed(results)
 
 
 def _without_gains(results: Results) -> str:
-    if any(not v.control for v in results.study.preset.variants.values()):
-        return f"No verdict: no variant has finished beside a control. {len(results.failed)} parts failed."
-    return "Measured: nothing is compared here." if not results.failed else f"{len(results.failed)} parts failed."
+    if kind_of(results.study.preset).compares:
+        return f"No verdict: no variant has finished beside a control.{_failed(results)}"
+    ratio = results.measured.get("costs/ratio", {}).get("value")
+    told = (
+        "Measured, not compared." if ratio is None else f"Preparation and training take **{ratio:.2f} times** training."
+    )
+    return told + _failed(results)
+
+
+def _failed(results: Results) -> str:
+    count = len(results.failed)
+    return f" {count} {'part' if count == 1 else 'parts'} failed." if count else ""
 
 
 def _said(difference: PairedDifference) -> str:

@@ -14,7 +14,7 @@ from semaug.studies.comparison import Compared, best_control
 from semaug.studies.runner import RESULT
 from semaug.studies.study.catalogue import printed_cells, settings_of
 from semaug.studies.study.jobs import ERROR, SECONDS
-from semaug.studies.study.kinds import Longer
+from semaug.studies.study.kinds import Longer, kind_of
 from semaug.studies.study.measurements import measured_rows
 from semaug.studies.study.paper import PaperCell
 from semaug.studies.study.plan import Study, study_of
@@ -143,6 +143,8 @@ class Results:
     @cached_property
     def gains(self) -> tuple[Gain, ...]:
         """Every variant against its best control, in every setting."""
+        if not kind_of(self.study.preset).compares:
+            return ()
         return tuple(g for setting in settings_of(self.study.preset) for g in self._gains(setting))
 
     def _gains(self, setting: str) -> list[Gain]:

@@ -13,11 +13,12 @@ from semaug.cli.console import VerbGroup, emit, json_option, note, out_option, p
 if TYPE_CHECKING:
     from semaug.studies.study.availability import Available
 
-SHORT = {"sdi": "P0", "sasi": "P1", "semantic-pairs": "P2", "diffaug": "P4"}
+SHORT = {"sdi": "P0", "sasi": "P1", "semantic-pairs": "P2", "diffaug": "P4", "own": "own"}
 SCALES = ("tiny", "smoke", "small", "paper")
 DATA_HELP = "Fill a data role, as ROLE.train=SPEC or ROLE.test=SPEC (repeatable)."
 WEIGHTS_HELP = "Fill a model's role, as ROLE=FOLDER or ROLE=HUB-ID (repeatable)."
 MADE_HELP = "Take an artifact that is there, as NAME=PATH, or ROLE/NAME=PATH for other data than main (repeatable)."
+GUIDANCE_HELP = "Compare crops guided by this artifact too, as PATH or NAME=PATH (compare only; repeatable)."
 root_option = click.option(
     "--data-root", type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder in which known data sets lie under their names ($SEMAUG_DATA).",
@@ -128,6 +129,8 @@ def _shown(found: Available) -> str:
 @click.option("--data", "data", multiple=True, metavar="ROLE.SPLIT=SPEC", help=DATA_HELP)
 @click.option("--weights", multiple=True, metavar="ROLE=MODEL", help=WEIGHTS_HELP)
 @click.option("--artifact", "made", multiple=True, metavar="NAME=PATH", help=MADE_HELP)
+@click.option("--guidance", multiple=True, metavar="[NAME=]PATH", help=GUIDANCE_HELP)
+@click.option("--method", help="The method that all variants are trained by (compare only; simclr).")
 @root_option
 @click.option("--seeds", type=click.IntRange(1), help="Number of paired seeds (the scale's).")
 @click.option("--only", multiple=True, help="A variant to run (repeatable; all).")
@@ -135,7 +138,8 @@ def _shown(found: Available) -> str:
 @json_option
 def run(
     name: str, scale: str, train: str | None, test: str | None, data: tuple[str, ...], weights: tuple[str, ...],
-    made: tuple[str, ...], data_root: Path | None, seeds: int | None, only: tuple[str, ...], out: Path, as_json: bool,
+    made: tuple[str, ...], guidance: tuple[str, ...], method: str | None, data_root: Path | None, seeds: int | None,
+    only: tuple[str, ...], out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Run the study NAME (or a preset's own TOML file). Stopped, the same command goes on; what is done is reused.
 
@@ -146,11 +150,12 @@ def run(
       semaug study run sasi-table-12 --scale tiny --out study/
     """
     from semaug.studies.study.running import plan_study, run_study
+    from semaug.studies.study.completing import named_guidance
 
     given = _pairs("--data", data) | _main(train, test)
     study = plan_study(
         name, scale, out, data=given, weights=_pairs("--weights", weights), data_root=data_root, seeds=seeds, only=only,
-        made=_pairs("--artifact", made),
+        made=_pairs("--artifact", made), guidance=named_guidance(guidance), method=method,
     )  # fmt: skip
     devices = settings().device.split(",") if "," in settings().device else [pick_device()]
     with progress() as bar:

@@ -149,7 +149,7 @@ class _Forward:
         """MB that one pass holds beside weights and images, at its height; or why that is not known."""
         here = batch.to(self.device)
         self(here)  # what a first pass alone allocates is no part of it
-        with _watched(self.device) as height:
+        with watched(self.device) as height:
             self(here)
             found = height()
         if found is None:
@@ -158,7 +158,7 @@ class _Forward:
 
 
 @contextmanager
-def _watched(device: str) -> Iterator[Callable[[], float | None]]:
+def watched(device: str) -> Iterator[Callable[[], float | None]]:
     """A function that gives the bytes held since entry, at their height; None where the system does not say."""
     if device.startswith("cuda"):
         import torch
@@ -175,6 +175,15 @@ def _watched(device: str) -> Iterator[Callable[[], float | None]]:
         return
     start = _resident("VmRSS")
     yield lambda: float(max(0, _resident("VmHWM") - start))
+
+
+def memory_height(device: str) -> float | None:
+    """Bytes that this process holds, or on a GPU has allocated, at their height since ``watched`` began."""
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.max_memory_allocated())
+    return float(_resident("VmHWM")) if Path("/proc/self/status").is_file() else None
 
 
 def _return_freed_memory() -> None:

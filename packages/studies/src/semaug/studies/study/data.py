@@ -14,6 +14,8 @@ from semaug.studies.study.schema import Data, Preset, Scale
 DATA_ROOT = "SEMAUG_DATA"
 """The environment variable that names the folder in which known data sets are looked for."""
 Origin = Literal["given", "found", "stand-in", "missing"]
+HELD_OUT = "held-out:"
+"""What stands for test images that are yet to be taken out of the training images; the share follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ def resolve_data(
 def _resolved(name: str, data: Data, scale: Scale, place: int, given: Mapping[str, str], root: Path | None) -> DataSet:
     train, test = given.get(f"{name}.train"), given.get(f"{name}.test")
     test = test or (train if data.train_only else None)
+    if train and not test and data.held_out:
+        test = f"{HELD_OUT}{data.held_out:g}"
     if train or test:
         if not (train and test):
             raise InvalidOption(f"data {name!r} has {train or test} alone; give both, {name}.train and {name}.test")
@@ -74,6 +78,15 @@ def _named(data: Data, root: Path | None) -> tuple[str, str] | None:
     folder = (root / data.named).resolve()
     train = f"{data.named}:{data.train or 'train'}?root={folder}"
     return train, train if data.train_only else f"{data.named}:{data.test or 'test'}?root={folder}"
+
+
+def held_out_share(test: str) -> float | None:
+    """The share of the training images that is to be tested on; None for test images of their own.
+
+    >>> held_out_share("held-out:0.2"), held_out_share("folder")
+    (0.2, None)
+    """
+    return float(test.removeprefix(HELD_OUT)) if test.startswith(HELD_OUT) else None
 
 
 def remedy_of(name: str, data: Data) -> str:

@@ -23,7 +23,9 @@ from semaug.studies.study.data import DataSet
 ERROR = "error.txt"
 SECONDS = "training/seconds"
 """The metric of every trained run: seconds of training, by the median speed of its log."""
-_ARTIFACTS = ("semantic", "synthetic", "similarity", "materialized", "augment")
+MEMORY = "training/memory_mb"
+"""Beside it: MB of the process (or on the GPU) while it trained, at their height; None where that is not known."""
+_ARTIFACTS = ("semantic", "synthetic", "similarity", "materialized", "augment", "generated")
 """Pair options that name artifacts."""
 
 
@@ -79,12 +81,18 @@ class TrainAndEvaluate:
         """Train (or go on) and score; returns the measures."""
         from semaug.ssl_methods.pretrain import Hardware
         from semaug.studies.evaluation import ran_on, write_results
+        from semaug.studies.protocols.costs import memory_height, watched
         from semaug.studies.protocols.subject import Subject
         from semaug.studies.study.evaluations import Scoring, score
 
-        card = train(self.plan, self.out, hardware=Hardware(self.device), on_progress=on_progress)
+        with watched(self.device):
+            card = train(self.plan, self.out, hardware=Hardware(self.device), on_progress=on_progress)
+            height = memory_height(self.device)
         subject = Subject(self.out, self.train, self.test, device=self.device, seed=self.plan.seed, keep=False)
-        rows: dict[str, Any] = {SECONDS: {"value": training_seconds(self.out, card.steps, self._batch()), "n": 1}}
+        rows: dict[str, Any] = {
+            SECONDS: {"value": training_seconds(self.out, card.steps, self._batch()), "n": 1},
+            MEMORY: {"value": None if height is None else height / 1e6, "n": 1},
+        }
         for name, options in self.evaluations:
             rows |= score(name, Scoring(subject, options, self.data, ignore_progress))
         where = ran_on(

@@ -82,11 +82,12 @@ def kind_of(preset: Preset) -> Kind:
 
 
 def _kinds() -> dict[str, Kind]:
-    from semaug.studies.study import kind_diffaug, kind_measurement, kind_semantic_pairs, kind_training
+    from semaug.studies.study import kind_compare, kind_diffaug, kind_measurement, kind_semantic_pairs, kind_training
 
     return {
         "training": kind_training.KIND,
         "measurement": kind_measurement.KIND,
         "semantic-pairs": kind_semantic_pairs.KIND,
         "diffaug": kind_diffaug.KIND,
+        "compare": kind_compare.KIND,
     }

@@ -217,7 +217,10 @@ _AUGMENT = frozenset({
 
 
 MAKERS: dict[str, Maker] = {
-    "guidance": Maker(_guidance, frozenset({"detector", "segmenter", "granularity"})),
+    "given": Maker(_given, frozenset()),
+    "quality": Maker(make_quality, frozenset()),
+    "guidance": Maker(make_guidance, GUIDANCE, guidance_roles),
+    "crops": Maker(make_crops, frozenset({"guidance"})),
     "synthetic": Maker(_synthetic, _SYNTHESIS, _synthetic_roles),
     "similarity": Maker(_similarity, frozenset({"synthetic"}), lambda options: ("clip",)),
     "augment": Maker(_augment, _AUGMENT),

@@ -43,11 +43,12 @@ class Measuring:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Metrics as ``{"value", "n"}``, and what the report shows."""
+    """Metrics as ``{"value", "n"}``, and what the report shows. What is not ``complete`` is measured anew next time."""
 
     rows: Mapping[str, Any] = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
 
+    complete: bool = True
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -90,6 +91,7 @@ def _measure(study: Study, ready: Ready, name: str, options: Mapping[str, Any], 
         found = measurement.run(Measuring(study, ready, ready.resolved(options, place), place))
         section, rows = Section(measurement.title, found.blocks), dict(found.rows)
     except SemaugError as error:
+        identity = identity if found.complete else ""
         if error.exit_code != SemaugError.exit_code:
             raise
         text = Paragraph(f"Not measured: {' '.join(str(error).split())}", "warning")
@@ -279,7 +281,15 @@ def _pairs(measuring: Measuring, variant: str) -> Any:
 
 MEASUREMENTS: dict[str, Measurement] = {
     "costs": Measurement("What it cost", _costs, after=True),
+def _views(measuring: Measuring) -> Measured:
+    """How alike and how different the views of every variant are, and what they keep."""
+    from semaug.studies.study.view_measures import measured_views
+
+    return measured_views(measuring)
+
+
     "similarity": Measurement("Real against synthetic images", _similarity, frozenset({"similarity", "threshold"})),
+    "views": Measurement("What the views are like", _views, frozenset({"encoder", "images", "draws"})),
     "sheet": Measurement("Real and generated images", _sheet, frozenset({"synthetic", "similarity", "images"})),
     "retention": Measurement("What views keep of the objects", _retention, frozenset({"truth", "draws"})),
 }

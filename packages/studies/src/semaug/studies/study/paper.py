@@ -11,8 +11,8 @@ from pathlib import Path
 
 from semaug.artifacts.errors import InvalidOption
 
-PAPERS = {"P0": "SDI", "P1": "LMM-MPA / SASI", "P2": "Semantic Pairs", "P4": "DiffAug"}
-SHORT = {"sdi": "P0", "sasi": "P1", "semantic-pairs": "P2", "diffaug": "P4"}
+PAPERS = {"P0": "SDI", "P1": "LMM-MPA / SASI", "P2": "Semantic Pairs", "P4": "DiffAug", "own": "Your own images"}
+SHORT = {"sdi": "P0", "sasi": "P1", "semantic-pairs": "P2", "diffaug": "P4", "own": "own"}
 """What a user calls a paper -> its key in the tables."""
 
 

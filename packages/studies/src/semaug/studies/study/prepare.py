@@ -16,6 +16,7 @@ from semaug.studies.study.catalogue import references, settings_of
 from semaug.studies.study.data import DataSet
 from semaug.studies.study.plan import Study
 from semaug.studies.study.schema import ArtifactSpec, Preset
+from semaug.studies.study.splitting import with_test_images
 from semaug.studies.study.stand_ins import annotated, packed
 
 
@@ -85,7 +86,7 @@ def prepare(study: Study, *, workers: int = 1, device: str = "cpu", on_progress:
     data = {
         name: annotated(found, folder, on_progress)
         if study.preset.data[name].boxes
-        else packed(found, folder, workers, on_progress)
+        else packed(with_test_images(found, folder, workers, on_progress), folder, workers, on_progress)
         for name, found in study.data.items()
     }
     ready = Ready(data, artifacts := {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ from semaug.artifacts.files import write_atomic
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.store import package_versions
 from semaug.studies.study.catalogue import WHOLE
+from semaug.studies.study.completing import COMPARE, PATTERN
+from semaug.studies.study.data import held_out_share
 from semaug.studies.study.kinds import kind_of
-from semaug.studies.study.paper import PAPERS
+from semaug.studies.study.paper import PAPERS, PaperCell
 from semaug.studies.study.plan import Study
 from semaug.studies.study.results import Gain, Line, Results, not_comparable, read_results
 from semaug.studies.study.schema import Setting
@@ -53,7 +55,9 @@ def write_study_report(out: Path) -> StudyDone:
 def verdict(results: Results) -> str:
     """The largest gain over the best control, at equal steps and at equal total cost, and how many are told from
     zero."""
-    gains = results.gains
+    own, gains = kind_of(results.study.preset).verdict(results), results.gains
+    if own is not None:
+        return own
     if not gains:
         return _without_gains(results)
     best = max(gains, key=lambda gain: gain.at_steps.mean)
@@ -120,10 +124,10 @@ def _paper(results: Results) -> list[Section]:
 
 
 def _table(caption: str, columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], note: str) -> Block:
-    """A table without the columns `setting` and `note` where they tell nothing."""
-    from semaug.eval.report import Table
+    """A table without the columns `setting`, `note` and `paper` where they tell nothing."""
+    from semaug.eval.report import Missing, Table
 
-    empty = {"setting": {WHOLE}, "note": {""}}
+    empty: dict[str, set[Cell]] = {"setting": {WHOLE}, "note": {""}, "paper": {Missing("not printed")}}
     kept = [i for i, c in enumerate(columns) if not {row[i] for row in rows} <= empty.get(c.name, set())]
     shown = tuple(tuple(row[i] for i in kept) for row in rows)
     return Table(caption, tuple(columns[i] for i in kept), shown, note)
@@ -274,10 +278,14 @@ def command_of(study: Study) -> str:
     words = ["semaug", "study", "run", study.preset.name, "--scale", study.scale_name, "--out", str(study.out)]
     for data in study.data.values():
         if data.origin == "given":
-            words += ["--data", f"{data.name}.train={data.train}", "--data", f"{data.name}.test={data.test}"]
+            words += ["--data", f"{data.name}.train={data.train}"]
+            words += [] if held_out_share(data.test) else ["--data", f"{data.name}.test={data.test}"]
     for weights in study.weights.values():
         words += ["--weights", f"{weights.role}={weights.model}"] if weights.origin == "given" else []
-    words += [word for name, path in study.made.items() for word in ("--artifact", f"{name}={path}")]
+    for name, path in study.made.items():
+        guides = f"{PATTERN}{name}" in study.preset.variants
+        words += ["--guidance" if guides else "--artifact", f"{name}={path}"]
+    words += ["--method", study.preset.method] if study.preset.kind == COMPARE else []
     words += [word for name in study.only for word in ("--only", name)]
     if study.seeds and len(study.seeds) != study.scale.seeds:
         words += ["--seeds", str(len(study.seeds))]
@@ -315,7 +323,19 @@ def results_csv(results: Results) -> str:
     for line in results.lines:
         gain = gains.get((line.setting, line.variant)) if line.metric == results.study.preset.primary else None
         writer.writerow(_csv_row(results.study, line, gain) | {"comparable": comparable})
+    if results.study.preset.cells is None:
+        writer.writerows(_unprinted(results, gains))
     return text.getvalue()
+
+
+def _unprinted(results: Results, gains: Mapping[tuple[str, str], Gain]) -> Iterator[dict[str, Any]]:
+    """A row for each variant and measure of a study that no paper prints, in per cent."""
+    for setting, variant in dict.fromkeys((run.setting, run.variant) for run in results.runs):
+        for metric in headline_metrics(results):
+            ours = results.summary(setting, variant, metric, 100)
+            line = Line(setting, variant, metric, PaperCell("", None, "%"), ours, "" if ours else "not measured")
+            gain = gains.get((setting, variant)) if metric == results.study.preset.primary else None
+            yield _csv_row(results.study, line, gain) | {"comparable": ""}
 
 
 def _csv_row(study: Study, line: Line, gain: Gain | None) -> dict[str, Any]:
@@ -327,7 +347,7 @@ def _csv_row(study: Study, line: Line, gain: Gain | None) -> dict[str, Any]:
         "n": ours.n if ours else 0, "difference": line.difference, "note": line.cell.note or line.reason,
     }  # fmt: skip
     if gain is not None:
-        scale = 1.0 if study.preset.cells is None else study.preset.cells.unit_scale
+        scale = 100.0 if study.preset.cells is None else study.preset.cells.unit_scale
         points = {"gain": gain.at_steps.mean, "gain_low": gain.at_steps.low, "gain_high": gain.at_steps.high}
         points["gain_at_equal_cost"] = gain.at_cost.mean if gain.at_cost else None
         row |= {"control": gain.control, "gain_p_holm": gain.p_value}

@@ -11,6 +11,7 @@ from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.studies.runner import Outcome, run_jobs
 from semaug.studies.study.catalogue import open_preset, scale_of
+from semaug.studies.study.completing import complete
 from semaug.studies.study.data import resolve_data
 from semaug.studies.study.jobs import Guarded
 from semaug.studies.study.kinds import Kind, Longer, Planned, kind_of
@@ -42,21 +43,26 @@ def plan_study(
     seeds: int | None = None,
     only: Sequence[str] = (),
     made: Mapping[str, str] | None = None,
+    guidance: Mapping[str, str] | None = None,
+    method: str | None = None,
 ) -> Study:
     """The study of a preset's name (or file) at a scale. ``data`` maps ``ROLE.train`` and ``ROLE.test`` to specs,
     ``weights`` a model's role to a folder or id, ``made`` an artifact's name to one that is there (``ROLE/NAME`` for a
-    data role other than `main`); ``seeds`` is their number.
+    data role other than `main`); ``seeds`` is their number. Studies of kind `compare` also take ``guidance`` (name to
+    path) and another ``method``.
 
     Raises ``InvalidOption`` for a name, role, scale or variant that is not there.
     """
-    preset = open_preset(name)
+    guidance, train = dict(guidance or {}), (data or {}).get("main.train", "")
+    preset = complete(open_preset(name), train, dict(made or {}), guidance, method)
+    made = {**(made or {}), **guidance}
     sized = scale_of(preset, scale)
     small = sized.train_items is not None
-    roles = weight_roles(preset, only, tuple(made or ()))
+    roles = weight_roles(preset, only, tuple(made))
     found = resolve_weights(roles, weights, out / "models" if small else None)
     chosen = tuple(range(seeds)) if seeds else ()
     filled = resolve_data(preset, sized, data, data_root)
-    return Study(preset, scale, out, filled, found, chosen, tuple(only), dict(made or {}))
+    return Study(preset, scale, out, filled, found, chosen, tuple(only), made)
 
 
 def weight_roles(preset: Preset, only: Sequence[str] = (), made: Sequence[str] = ()) -> tuple[str, ...]:
@@ -90,6 +96,7 @@ def run_study(
     write_record(study, {"jobs": [], "artifacts": [], "longer": _kept_longer(study)})
     ready = prepare(study, workers=workers, device=devices[0], on_progress=on_progress)
     kind, crew = kind_of(study.preset), _Crew(max(workers, len(devices)), tuple(devices), on_progress)
+    crew.run(kind.tune(study, ready), "tune")
     first = kind.plan(study, ready)
     _record(study, ready, first, ())
     found = grouped(first, crew.run(first, "train"))

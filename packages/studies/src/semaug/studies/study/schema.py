@@ -19,7 +19,8 @@ class Data(_Table):
     ``wants`` names it for a person; ``named`` is its name among the known sets (``dtd``, ``imagenet100``), which opens
     it below a data root, ``train`` and ``test`` are its splits there. ``stand_in`` is `scenes` (generated images), or
     any spec, which then is both training and test data. ``boxes`` data are annotated images, for detection;
-    ``train_only`` data are never tested on.
+    ``train_only`` data are never tested on. Where training images alone are given, the share ``held_out`` of them is
+    kept for testing.
     """
 
     wants: str
@@ -29,6 +30,7 @@ class Data(_Table):
     stand_in: str = "scenes"
     boxes: bool = False
     train_only: bool = False
+    held_out: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Scale(_Table):

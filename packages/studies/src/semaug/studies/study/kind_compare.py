@@ -1,0 +1,255 @@
+"""Kind `compare`: does guidance help on these images? Kind `training` with a tuned baseline, and views measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from semaug.artifacts.errors import InvalidOption
+from semaug.artifacts.reader import Artifact
+from semaug.studies.study import kind_training
+from semaug.studies.study.jobs import MEMORY
+from semaug.studies.study.kinds import Found, Kind, Longer, Planned
+from semaug.studies.study.measurements import measurement_sections
+from semaug.studies.study.plan import Study
+from semaug.studies.study.prepare import Ready
+from semaug.studies.study.schema import Preset
+from semaug.studies.study.splitting import read_split
+from semaug.studies.study.tuning import BASELINE, scales_of, tried, tuned, tuning_jobs
+from semaug.studies.study.view_measures import measured
+
+if TYPE_CHECKING:
+    from semaug.eval.report import Block, Cell, Section
+    from semaug.studies.study.results import Results
+
+VIEWS = "views"
+
+
+def check(preset: Preset) -> None:
+    """Raise ``InvalidOption`` where kind `training` does, without the baseline, or where views are not measured."""
+    if BASELINE not in preset.variants or VIEWS not in preset.measurements or preset.settings:
+        raise InvalidOption(
+            f"{preset.name}: a comparison has a variant {BASELINE!r}, a measurement {VIEWS!r} and no settings; it has "
+            f"{', '.join(preset.variants)}; {', '.join(preset.measurements)}; {', '.join(preset.settings) or 'none'}"
+        )
+    kind_training.check(preset)
+
+
+def plan(study: Study, ready: Ready) -> list[Planned]:
+    """One job for each variant and seed, all at the scale that was chosen for the baseline."""
+    return kind_training.plan(tuned(study), ready)
+
+
+def longer(study: Study, ready: Ready, found: Found) -> list[Longer]:
+    """The best control, once for every variant that costs more."""
+    return kind_training.longer(tuned(study), ready, found)
+
+
+def plan_longer(study: Study, ready: Ready, asked: Sequence[Longer]) -> list[Planned]:
+    """The jobs of those controls."""
+    return kind_training.plan_longer(tuned(study), ready, asked)
+
+
+def sections(study: Study, ready: Ready) -> list[Section]:
+    """The trilemma as it was measured, and how the comparison was made."""
+    from semaug.eval.report import Section
+    from semaug.studies.study.results import read_results
+
+    results, _ = read_results(study.out)
+    made: list[Block] = [*_split(study), *_tuning(study), *_oracles(results)]
+    unmeasured = [] if "views/about" in results.measured else measurement_sections(study, ready)
+    return [
+        *unmeasured,
+        Section("Consistency, efficiency, diversity", _trilemma(results)),
+        Section("How it was compared", tuple(made)),
+    ]
+
+
+def verdict(results: Results) -> str | None:
+    """Without labels, what views keep, how alike they are and what they cost; else what every study says."""
+    if results.study.preset.evaluations:
+        return None
+    rows, costs = results.measured, cost_of(results)
+    names = [n for n in variants_of(results) if measured(rows, n, "similarity") is not None]
+    told = [_told(rows, costs, name) for name in names if name == BASELINE or not _is_control(results, name)]
+    failed = f" {len(results.failed)} parts failed." if results.failed else ""
+    return f"No labels, so no accuracy and no verdict on it. {' '.join(told)}{failed}"
+
+
+def _told(rows: Mapping[str, Any], costs: Mapping[str, float], name: str) -> str:
+    keeps, same = (measured(rows, name, of) for of in ("keeps", "same"))
+    alike, spread = (measured(rows, name, of) for of in ("similarity", "diversity"))
+    kept = "" if keeps is None or same is None else f"views keep half an object in {keeps:.0%} (both in {same:.0%}), "
+    cost = f", cost {costs[name]:.2f} times" if name in costs else ""
+    return f"**{name}**: {kept}similarity {alike:.2f}, diversity {spread:.2f}{cost}."
+
+
+def variants_of(results: Results) -> list[str]:
+    """The variants that were run, those at equal cost left out."""
+    study = results.study
+    return [name for name in study.preset.variants if not study.only or name in study.only]
+
+
+def _is_control(results: Results, name: str) -> bool:
+    return results.study.preset.variants[name].control
+
+
+def cost_of(results: Results) -> dict[str, float]:
+    """Training and making the artifacts of each variant, as a multiple of the baseline's training."""
+    base = results.seconds(kind_training.WHOLE, BASELINE)
+    found = {}
+    for name in variants_of(results):
+        own = results.seconds(kind_training.WHOLE, name)
+        if base and own is not None:
+            found[name] = (own + _making(results, name)) / base
+    return found
+
+
+def _making(results: Results, variant: str) -> float:
+    """Seconds of the artifacts that a variant reads, each part once."""
+    used = kind_training.artifacts_used(results.study.preset, variant)
+    parts = {part for a in results.artifacts if a.name in used for part in a.parts}
+    return sum(_costs(part)[0] for part in parts)
+
+
+def _memory(results: Results, variant: str) -> float | None:
+    """MB at the height of making a variant's artifacts."""
+    used = kind_training.artifacts_used(results.study.preset, variant)
+    return max((_costs(a.path)[1] for a in results.artifacts if a.name in used and a.path is not None), default=None)
+
+
+def _costs(path: Any) -> tuple[float, float]:
+    markers = Artifact.open(path).markers
+    return sum(m.costs.seconds for m in markers), max(m.costs.peak_memory for m in markers) / 1e6
+
+
+def _trilemma(results: Results) -> tuple[Block, ...]:
+    from semaug.eval.report import Column, Missing, Paragraph, Table
+
+    share = {"unit": "%", "scale": 100}
+    columns = (
+        Column("variant"), Column("keeps half an object", **share), Column("both views keep the same", **share),  # type: ignore[arg-type]
+        Column("similarity of a pair", digits=2), Column("diversity of views", digits=2),
+        Column("dimension of views", digits=1), Column("training", unit="s"), Column("making artifacts", unit="s"),
+        Column("cost", digits=2, unit="x"), Column("memory, training", digits=0, unit="MB"),
+        Column("memory, making", digits=0, unit="MB"),
+    )  # fmt: skip
+    rows, costs = results.measured, cost_of(results)
+    lines: list[tuple[Cell, ...]] = []
+    for name in variants_of(results):
+        looked = [measured(rows, name, of) for of in ("keeps", "same", "similarity", "diversity", "dimension")]
+        cells: list[Cell] = [Missing(_why_not(rows, name)) if value is None else value for value in looked]
+        times: list[Cell] = [results.seconds(kind_training.WHOLE, name), _making(results, name), costs.get(name)]
+        memory = results.summary(kind_training.WHOLE, name, MEMORY)
+        lines.append((name, *cells, *times, None if memory is None else memory.mean, _memory(results, name)))
+    about = rows.get("views/about", {})
+    table = Table("The trilemma, measured", columns, tuple(lines), _note(about))
+    warnings = [Paragraph(f"{n}: {_why_not(rows, n)}", "warning") for n in variants_of(results) if _failed(rows, n)]
+    return (table, *warnings)
+
+
+def _note(about: Mapping[str, Any]) -> str:
+    whose = about.get("objects") or "no objects are known"
+    return (
+        f"Consistency: the share of views that keep at least half of some object ({whose}; boxes of an oracle favour "
+        "the variant that it guides), and the mean cosine of the two views of a pair. Diversity: the mean of 1 - "
+        "cosine over all views of an image, and the maximum-likelihood dimension of one view an image. Views of all "
+        "variants are compared alike, crops and flips without colour changes, on "
+        f"{about.get('n', 0):,} images by one frozen encoder, {about.get('encoder', 'which is missing')}, in features centred on the whole images. Efficiency: "
+        "seconds of one run's training and of one worker making the artifacts; cost is their sum as a multiple of the "
+        "baseline's training. Memory: the process at its height."
+    )
+
+
+def _failed(rows: Mapping[str, Any], name: str) -> bool:
+    return f"views/{name}/failed" in rows
+
+
+def _why_not(rows: Mapping[str, Any], name: str) -> str:
+    failed = rows.get(f"views/{name}/failed")
+    return str(failed["reason"]) if failed else "not defined for these pairs or images"
+
+
+def _split(study: Study) -> list[Block]:
+    from semaug.eval.report import Paragraph
+
+    split = read_split(study.out / "artifacts" / "main-split.json")
+    if split is None:
+        return []
+    return [
+        Paragraph(
+            f"No test images were given: {len(split.test):,} of {split.images:,} images were held out, "
+            f"{split.share:.0%} of each class. {split.copies:,} images have a copy or near copy (equal content, or "
+            f"alike by perceptual hash and colours); the {split.groups:,} groups stay whole, so none lies on both sides."
+        )
+    ]
+
+
+def _tuning(study: Study) -> list[Block]:
+    from semaug.eval.report import Column, Missing, Paragraph, Table
+
+    if not study.preset.evaluations or len(scales_of(study)) < 2:
+        low, high = tuned(study).preset.pair_options.get("scale", (None, None))
+        told = "Crops take what the recipe says" if low is None else f"Crops take {low:g} to {high:g} of the image"
+        return [Paragraph(f"{told}: there was no choice, or no labels to choose by.")]
+    found = tried(study)
+    rows = tuple(
+        (f"{low:g} to {high:g}", value if isinstance(value, float) else Missing(value))
+        for (low, high), value in found.items()
+    )
+    columns = (Column("crop scale"), Column("accuracy on the selection part", unit="%", scale=100, best="max"))
+    note = (
+        "Each is one run of `standard` on the training images, as long as any other, of the first seed; a linear probe "
+        "is fitted to four fifths of the training images and scored on the rest. All variants take the best. The test "
+        "images are read once, at the end."
+    )
+    return [Table("The crop scale of the baseline", columns, rows, note)]
+
+
+def _oracles(results: Results) -> list[Block]:
+    """What each artifact was made by: knowledge that the baseline does not have."""
+    from semaug.eval.report import Column, Table
+
+    rows = []
+    for made in results.artifacts:
+        if made.path is not None:
+            config = Artifact.open(made.path).manifest.config
+            rows.append((made.name, _made_by(config), trained_on(_made_by(config))))
+    if not rows:
+        return []
+    columns = (Column("artifact"), Column("made by"), Column("which was trained on"))
+    note = "It may overlap with the images that are tested on."
+    return [Table("What the artifacts know", columns, tuple(rows), note)]
+
+
+def _made_by(config: Mapping[str, Any]) -> str:
+    found = (config.get(part) for part in ("detector", "segmenter", "generator", "captioner", "encoder"))
+    return ", ".join(_name_of(part) for part in found if part) or "not said"
+
+
+def _name_of(part: Any) -> str:
+    return str(part.get("id") or part.get("name") or part) if isinstance(part, Mapping) else str(part)
+
+
+TRAINED_ON = {
+    "saliency": "nothing", "grabcut": "nothing", "center": "nothing",
+    "objectness": "ImageNet photographs, labelled by FastestDet",
+    "annotations": "people's boxes of these images",
+}  # fmt: skip
+
+
+def trained_on(made_by: str) -> str:
+    """What is known of the training of the models that made an artifact.
+
+    >>> trained_on("saliency, grabcut")
+    'nothing'
+    """
+    known = [TRAINED_ON.get(name.strip(), "not known here") for name in made_by.split(",")]
+    learned = [text for text in dict.fromkeys(known) if text != "nothing"]
+    return "; ".join(learned) or "nothing"
+
+
+KIND = Kind(
+    "one method on one's own images: guidance against its controls, with the views and the costs measured", check, plan,
+    longer, plan_longer, sections, tune=tuning_jobs, verdict=verdict,
+)  # fmt: skip

@@ -251,6 +251,8 @@ def test_uses_of_synthetic_images_run_resume_and_stay_paired(tmp_path: Path) -> 
     run_study(study)
     assert (out / "results.csv").read_bytes() == results
     assert weights_of(out) == trained
+    run_study(replace(study, only=("e",)))  # fewer variants leave the others in the report
+    assert (out / "results.csv").read_bytes() == results
     changed = replace(study, preset=study.preset.model_copy(update={"primary": "knn/backbone/top1"}))
     with pytest.raises(ArtifactMismatch, match=r"preset\.primary is"):
         run_study(changed)
@@ -311,6 +313,15 @@ def test_every_study_runs_at_tiny(name: str, tmp_path: Path) -> None:
     results, _ = read_results(tmp_path)
     assert all(line.ours is not None for line in results.lines), [line for line in results.lines if line.reason]
     assert len(open_preset(name).scales) == 4
+
+
+@pytest.mark.slow
+def test_two_workers_do_what_one_does(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        study = plan_study("sasi-table-12", "tiny", tmp_path / str(workers), only=["e", "a", "f"])
+        assert run_study(study, workers=workers).failed == ()
+    assert weights_of(tmp_path / "1") == weights_of(tmp_path / "2")
+    assert rows_of(tmp_path / "1") == rows_of(tmp_path / "2")
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def run_study(
 
     if study.missing:
         raise InvalidOption(f"{study.preset.name} at scale {study.scale_name} lacks " + "; ".join(study.missing))
-    write_record(study, {"jobs": [], "artifacts": [], "longer": _kept_longer(study)})
+    write_record(study, {part: _kept(study, part) for part in ("jobs", "artifacts", "longer")})
     ready = prepare(study, workers=workers, device=devices[0], on_progress=on_progress)
     kind, crew = kind_of(study.preset), _Crew(max(workers, len(devices)), tuple(devices), on_progress)
     crew.run(kind.tune(study, ready), "tune")
@@ -132,25 +132,34 @@ def grouped(planned: Sequence[Planned], outcomes: Sequence[Outcome]) -> dict[tup
 
 def _longer(study: Study, ready: Ready, kind: Kind, found: Mapping[tuple[str, str], Sequence[Outcome]]) -> list[Longer]:
     """What is to train longer: what an earlier call settled, since times differ, and the rest by what was found."""
-    kept = {(a.setting, a.variant): a for a in (Longer(**row) for row in _kept_longer(study))}
+    kept = {(a.setting, a.variant): a for a in (Longer(**row) for row in _kept(study, "longer"))}
     asked = {(a.setting, a.variant): a for a in kind.longer(study, ready, found)}
     return [kept.get(place, a) for place, a in asked.items()]
 
 
-def _kept_longer(study: Study) -> list[dict[str, Any]]:
+def _kept(study: Study, part: str) -> list[dict[str, Any]]:
+    """What earlier calls wrote of the study's jobs, artifacts, or longer controls."""
     record = read_record(study.out)
-    return list(record["longer"]) if record else []
+    return list(record[part]) if record else []
 
 
 def _record(study: Study, ready: Ready, planned: Sequence[Planned], longer: Sequence[Longer]) -> None:
+    """Write down what is planned, beside what calls for other variants or seeds planned before."""
     jobs = [
         {"setting": p.setting, "variant": p.variant, "seed": p.seed, "name": p.job.name, "steps": p.job.steps,
          "out": str(p.job.out.relative_to(study.out))}
         for p in planned
     ]  # fmt: skip
+    artifacts = [made.record() for made in ready.artifacts.values()]
     facts = {
-        "jobs": jobs,
-        "artifacts": [made.record() for made in ready.artifacts.values()],
-        "longer": [asdict(a) for a in longer] or _kept_longer(study),
+        "jobs": _beside(_kept(study, "jobs"), jobs, ("out",)),
+        "artifacts": _beside(_kept(study, "artifacts"), artifacts, ("name", "data")),
+        "longer": _beside(_kept(study, "longer"), [asdict(a) for a in longer], ("setting", "variant")),
     }
     write_record(study, facts)
+
+
+def _beside(kept: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """New rows after (or in place of) those kept, told apart by ``keys``."""
+    rows = {tuple(row[key] for key in keys): row for row in (*kept, *new)}
+    return list(rows.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,9 +149,10 @@ def run(
     \b
     Example:
       semaug study run sasi-table-12 --scale tiny --out study/
+      semaug study run compare --scale small --train FOLDER --test FOLDER --out compare/
     """
-    from semaug.studies.study.running import plan_study, run_study
     from semaug.studies.study.completing import named_guidance
+    from semaug.studies.study.running import plan_study, run_study
 
     given = _pairs("--data", data) | _main(train, test)
     study = plan_study(
@@ -159,7 +161,8 @@ def run(
     )  # fmt: skip
     devices = settings().device.split(",") if "," in settings().device else [pick_device()]
     with progress() as bar:
-        done = run_study(study, workers=max(1, settings().workers), devices=devices, on_progress=bar)
+        workers, makers = settings().workers or _jobs_at_once(scale, devices), max(1, settings().workers)
+        done = run_study(study, workers=workers, makers=makers, devices=devices, on_progress=bar)
     _tell(done, as_json)
 
 
@@ -174,6 +177,11 @@ def report(out: Path, as_json: bool) -> None:
     from semaug.studies.study.report import write_study_report
 
     _tell(write_study_report(out), as_json)
+
+
+def _jobs_at_once(scale: str, devices: Sequence[str]) -> int:
+    """Jobs that run at once unless --workers says: two where cores are shared, but not for a few steps."""
+    return min(2, os.cpu_count() or 1) if scale != "tiny" and devices == ["cpu"] else 1
 
 
 def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:

@@ -80,12 +80,14 @@ def run_study(
     study: Study,
     *,
     workers: int = 1,
+    makers: int = 1,
     devices: Sequence[str] = ("cpu",),
     on_progress: OnProgress = ignore_progress,
 ) -> StudyDone:
     """Run what is not done and write the report.
 
-    ``workers`` processes take jobs (at least one a device); each keeps to one of ``devices``. Raises
+    ``workers`` processes take jobs (at least one a device), each keeping to one of ``devices``, and ``makers`` work on
+    each artifact. Raises
     ``InvalidOption`` where data or weights are missing, naming all of them, and ``ArtifactMismatch`` where ``out``
     holds another study.
     """
@@ -94,7 +96,7 @@ def run_study(
     if study.missing:
         raise InvalidOption(f"{study.preset.name} at scale {study.scale_name} lacks " + "; ".join(study.missing))
     write_record(study, {part: _kept(study, part) for part in ("jobs", "artifacts", "longer")})
-    ready = prepare(study, workers=workers, device=devices[0], on_progress=on_progress)
+    ready = prepare(study, workers=makers, device=devices[0], on_progress=on_progress)
     kind, crew = kind_of(study.preset), _Crew(max(workers, len(devices)), tuple(devices), on_progress)
     crew.run(kind.tune(study, ready), "tune")
     first = kind.plan(study, ready)

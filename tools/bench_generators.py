@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmark import Benchmark
 
+from semaug.artifacts.reader import Artifact
+from semaug.artifacts.schemas import Manifest
+from semaug.artifacts.sources import ArraySource
+from semaug.artifacts.store import ArtifactWriter
 from semaug.prompt_synthesis.ade20k import to_colours
+from semaug.prompt_synthesis.captions import Caption
 from semaug.prompt_synthesis.diffusion_folders import open_generator
+from semaug.prompt_synthesis.generation import GenerationPlan, generate_images
 from semaug.prompt_synthesis.generators import GenerationSettings
 from semaug.prompt_synthesis.mask_maps import open_panoptic, palette_image
+from semaug.prompt_synthesis.parts import GeneratorPart, Models
+from semaug.prompt_synthesis.pipeline import Running
+from semaug.prompt_synthesis.rewriting import Rewrite
+from semaug.prompt_synthesis.store import caption_columns, prompt_columns
 from semaug.prompt_synthesis.tiny_diffusion_models import save_controlnet, save_stable_diffusion
 from semaug.prompt_synthesis.tiny_panoptic_models import LABELS, save_mask2former
 from semaug.prompt_synthesis.visual_prompts import VisualPrompt
 
 BATCH, IMAGES, STEPS, SIDE, CHANNELS = 4, 8, 8, 64, (32, 64)
+STAGE_IMAGES = 6
 SETTINGS = GenerationSettings(steps=STEPS, strength=0.75, size=SIDE)
 SEEDS = list(range(IMAGES))
 
@@ -36,6 +49,7 @@ def benchmarks() -> list[Benchmark]:
         _img2img(scratch, photographs, "one prompt an image"),
         _img2img(scratch, shared, f"{BATCH} prompts an image"),
         _controlnet(scratch, maps),
+        _whole_stage(scratch, photographs[:STAGE_IMAGES]),
         _mask_maps(scratch, photographs),
     ]
 
@@ -95,6 +109,61 @@ def _controlnet(folder: Path, maps: list[np.ndarray]) -> Benchmark:
             [np.array(image) for image in made.images]
 
     return _row("generated images, ControlNet, one prompt for all", lambda: ours.generate(prompts, visual, SEEDS), bare)
+
+
+def _whole_stage(folder: Path, photographs: list[np.ndarray]) -> Benchmark:
+    """`synth generate` of a few images by four texts each, from the source to the artifact on the disk."""
+    from diffusers import StableDiffusionImg2ImgPipeline
+    from PIL import Image
+
+    source = ArraySource(np.stack(photographs))
+    keys = [source.key(i) for i in range(len(photographs))]
+    texts = [[f"{key}, said in another way, the {number}th" for number in range(4)] for key in keys]
+    captions, prompts = _write_texts(folder, source, keys, texts)
+    part, models = (
+        GeneratorPart("img2img", str(folder / "sd"), None, SETTINGS, batch_size=BATCH),
+        Models(keep_loaded=True),
+    )
+    part.identity()  # digests of the weights are read once a process
+    pipeline: Any = StableDiffusionImg2ImgPipeline.from_pretrained(folder / "sd", use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    running, passes = Running(models=models), count()
+
+    def bare() -> None:
+        for asked, photograph in zip(texts, photographs, strict=True):
+            image = Image.fromarray(photograph).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            made = pipeline(asked, [image] * BATCH, strength=0.75, num_inference_steps=STEPS, generator=_generators(0))
+            [np.array(image) for image in made.images]
+
+    def run() -> object:
+        generator: Any = models.take(part)
+        generator._texts._kept.clear()
+        generator._encodings._kept.clear()
+        out = folder / f"synthetic{next(passes)}.zarr"
+        return generate_images(
+            source, out, part, captions, size=SIDE, plan=GenerationPlan(n_sem=3), prompts=prompts, running=running
+        )
+
+    row = _row("synth generate, 4 texts an image, written to the disk", run, bare)
+    return replace(row, items=4 * STAGE_IMAGES, note=f"{row.note}; one shard of {STAGE_IMAGES} images, 64 are usual")
+
+
+def _write_texts(folder: Path, source: ArraySource, keys: list[str], texts: list[list[str]]) -> tuple[Path, Path]:
+    """Artifacts of captions (the first of an image's texts) and of prompts (the others)."""
+    paths = folder / "captions.zarr", folder / "prompts.zarr"
+    columns = (
+        caption_columns(keys, [Caption(said[0], False, False, 1) for said in texts]),
+        prompt_columns(keys, [Rewrite(text, False, (0,) * 5) for said in texts for text in said[1:]], 3),
+    )
+    inputs = {"source": source.fingerprint}
+    for path, kind, rows in zip(paths, ("captions", "prompts"), columns, strict=True):
+        config = {"n_sem": 3} if kind == "prompts" else {}
+        manifest = Manifest(kind=kind, items=len(keys), shard_size=len(keys), config=config, inputs=inputs)
+        with ArtifactWriter.open(path, manifest, overwrite=True) as writer:
+            writer.write(0, rows)
+            writer.finish()
+        inputs = {**inputs, "captions": Artifact.open(path).digest}
+    return paths
 
 
 def _row(name: str, ours: Any, bare: Any) -> Benchmark:

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -270,6 +271,10 @@ class _Texts:
         self._kept: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
         self._negative: tuple[Any, ...] | None = None
 
+    @cached_property
+    def _device(self) -> Any:
+        return self._pipeline._execution_device  # which looks through all parts of the pipeline
+
     @property
     def _guided(self) -> bool:
         return self._settings.guidance > 1
@@ -303,7 +308,7 @@ class _Texts:
         """The embeddings of a prompt, in the order of the names, then those of the negative prompt."""
         out = self._pipeline.encode_prompt(
             prompt=prompt,
-            device=self._pipeline._execution_device,
+            device=self._device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=guided,
             negative_prompt=self._settings.negative_prompt or None,

@@ -216,11 +216,13 @@ _AUGMENT = frozenset({
 })  # fmt: skip
 
 
+def _given(making: Making) -> Made:
+    raise InvalidOption(f"artifact {making.name!r} is made by no study; give it with --artifact {making.name}=PATH")
+
+
 MAKERS: dict[str, Maker] = {
     "given": Maker(_given, frozenset()),
-    "quality": Maker(make_quality, frozenset()),
-    "guidance": Maker(make_guidance, GUIDANCE, guidance_roles),
-    "crops": Maker(make_crops, frozenset({"guidance"})),
+    "guidance": Maker(_guidance, frozenset({"detector", "segmenter", "granularity"})),
     "synthetic": Maker(_synthetic, _SYNTHESIS, _synthetic_roles),
     "similarity": Maker(_similarity, frozenset({"synthetic"}), lambda options: ("clip",)),
     "augment": Maker(_augment, _AUGMENT),

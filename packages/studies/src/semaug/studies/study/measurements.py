@@ -47,8 +47,8 @@ class Measured:
 
     rows: Mapping[str, Any] = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
-
     complete: bool = True
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -90,8 +90,8 @@ def _measure(study: Study, ready: Ready, name: str, options: Mapping[str, Any], 
     try:
         found = measurement.run(Measuring(study, ready, ready.resolved(options, place), place))
         section, rows = Section(measurement.title, found.blocks), dict(found.rows)
-    except SemaugError as error:
         identity = identity if found.complete else ""
+    except SemaugError as error:
         if error.exit_code != SemaugError.exit_code:
             raise
         text = Paragraph(f"Not measured: {' '.join(str(error).split())}", "warning")
@@ -279,8 +279,6 @@ def _pairs(measuring: Measuring, variant: str) -> Any:
     return pairs_of(training_plan(measuring.study, measuring.ready, setting, variant, 0, 1))
 
 
-MEASUREMENTS: dict[str, Measurement] = {
-    "costs": Measurement("What it cost", _costs, after=True),
 def _views(measuring: Measuring) -> Measured:
     """How alike and how different the views of every variant are, and what they keep."""
     from semaug.studies.study.view_measures import measured_views
@@ -288,8 +286,10 @@ def _views(measuring: Measuring) -> Measured:
     return measured_views(measuring)
 
 
-    "similarity": Measurement("Real against synthetic images", _similarity, frozenset({"similarity", "threshold"})),
+MEASUREMENTS: dict[str, Measurement] = {
     "views": Measurement("What the views are like", _views, frozenset({"encoder", "images", "draws"})),
+    "costs": Measurement("What it cost", _costs, after=True),
+    "similarity": Measurement("Real against synthetic images", _similarity, frozenset({"similarity", "threshold"})),
     "sheet": Measurement("Real and generated images", _sheet, frozenset({"synthetic", "similarity", "images"})),
     "retention": Measurement("What views keep of the objects", _retention, frozenset({"truth", "draws"})),
 }

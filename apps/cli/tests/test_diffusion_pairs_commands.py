@@ -14,6 +14,9 @@ from semaug.artifacts.schemas import Manifest, augment_row
 from semaug.artifacts.sources import open_source
 from semaug.artifacts.store import ArtifactWriter
 from semaug.cli import main as entry
+from semaug.cli.commands import pretrain
+from semaug.pairs_dataset import PAIR_SOURCES, PRESETS
+from semaug.pairs_dataset.sources.diffusion import USAGES
 
 IMAGES = "scenes:train?items=10"
 TINY = ("--size", "16", "--steps", "2", "--batch-size", "4", "--backbone", "small-cnn", "--json")
@@ -78,3 +81,9 @@ def test_positives_of_other_images_are_refused_in_one_line(positives, tmp_path, 
     assert "were generated of data" in capsys.readouterr().err
     assert run(monkeypatch, *words, "--augment", positives) == 1
     assert "give --pairs diffusion" in capsys.readouterr().err
+
+
+def test_the_command_line_knows_the_pairs_presets_and_uses_there_are() -> None:
+    assert set(pretrain.PAIRS) == set(PAIR_SOURCES)
+    assert set(pretrain.PRESETS) == set(PRESETS)
+    assert set(pretrain.POSITIVES) == set(USAGES)

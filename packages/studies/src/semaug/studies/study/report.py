@@ -63,6 +63,7 @@ def verdict(results: Results) -> str:
     best = max(gains, key=lambda gain: gain.at_steps.mean)
     where = f" with {best.setting}" if results.study.preset.settings else ""
     text = f"**{best.variant}{where}: {_said(best.at_steps)}** against the best control, {best.control}, at equal steps"
+    text = text if len(gains) == 1 else f"The largest of {len(gains)} gains is of {text}"
     if best.longer is not None and best.at_cost is not None:
         text += f"; {_said(best.at_cost)} at equal total cost ({best.longer.factor:g} times the steps)"
     told = sum(gain.separated for gain in gains)
@@ -220,7 +221,8 @@ def _curves(results: Results) -> list[Section]:
     for setting in dict.fromkeys(run.setting for run in results.runs):
         folders: dict[str, list[Path]] = {}
         for run in results.runs:
-            if run.setting == setting and (run.folder / "metrics.csv").is_file():
+            planned = run.variant in results.study.preset.variants  # longer controls would shrink the others
+            if planned and run.setting == setting and (run.folder / "metrics.csv").is_file():
                 folders.setdefault(run.variant, []).append(run.folder)
         curves = [c for name, paths in folders.items() if (c := curves_of(name, paths, "loss")) is not None]
         if curves:

@@ -10,7 +10,12 @@ from tests.test_docs import REPOSITORY, commands
 from semaug.artifacts.sources import open_source
 
 PAGE = REPOSITORY / "docs" / "start" / "own-folder.md"
-SMALLER = {"--size": {"256": "40", "96": "24"}, "--steps": {"500": "2"}, "--backbone": {"resnet18": "small-cnn"}}
+SMALLER = {
+    "--size": {"256": "40", "96": "24"},
+    "--steps": {"500": "2"},
+    "--backbone": {"resnet18": "small-cnn"},
+    "--scale": {"smoke": "tiny"},
+}
 """option -> what the page says -> what the test takes."""
 
 
@@ -32,14 +37,15 @@ def test_the_commands_of_the_tutorial_run_in_order(semaug, tmp_path, monkeypatch
     write_folder(tmp_path, "train", 300)
     write_folder(tmp_path, "test", 60)
     lines = commands(PAGE)
-    assert len(lines) >= 13
+    assert len(lines) >= 14
     for line in lines:
         words = shlex.split(line)[1:]
         if words[0] == "doctor":
             words.append("--quick")
         done = semaug(*smaller(words))
         assert done.code == 0, f"{line}: {done.err}"
-    assert (tmp_path / "runs" / "guided" / "eval" / "report.html").stat().st_size > 10_000
+    for report in ("runs/guided/eval/report.html", "study/report.html"):
+        assert (tmp_path / report).stat().st_size > 10_000, report
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("guidance.png", "views.png"))
 
 

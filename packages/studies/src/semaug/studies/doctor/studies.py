@@ -44,7 +44,8 @@ def _paper(paper: str, studies: Sequence[StudyState]) -> Finding:
     scales = dict.fromkeys(scale for study in studies for scale in study.missing)
     able = {scale: sum(not study.missing.get(scale, ("no such scale",)) for study in studies) for scale in scales}
     short = len(studies) - min(able.values(), default=0)
-    detail = f"{len(studies)} studies; can run: " + ", ".join(f"{scale} {count}" for scale, count in able.items())
+    noun = "study" if len(studies) == 1 else "studies"
+    detail = f"{len(studies)} {noun}; can run: " + ", ".join(f"{scale} {count}" for scale, count in able.items())
     remedy = f"semaug study list --paper {studies[0].short} says what they lack" if short else ""
     state = "ok" if any(able.values()) else "off"
     return Finding(paper, state, detail, remedy, {"studies": len(studies), "can_run": able})  # type: ignore[arg-type]

@@ -41,19 +41,20 @@ def describe_nearest(
     place = {key: i for i, key in enumerate(samples.keys)}
     own = np.array([place[origins[i]] for i in chosen], np.int64)
     made, real = _pick(values, chosen), _flat(samples.clean(own))
-    among = np.array([i for key, i in place.items() if key not in unread], np.int64)
-    nearest, which = nearest_of(made, samples, among)
+    among = np.array([i for i, key in enumerate(samples.keys) if key not in unread], np.int64)
+    skip = np.concatenate([np.full(len(own), -1), own, own])  # one pass over the samples for all three questions
+    distance, which = nearest_of(torch.cat([made, made, real]), samples, among, skip)
+    nearest, (first, other, between) = distance.chunk(3), which.chunk(3)
     found: dict[str, Any] = {
         "positives": len(chosen),
-        "positive": _median(nearest),
+        "positive": _median(nearest[0]),
         "origin": _median((made - real).norm(dim=1)),
-        "own": float((which == torch.from_numpy(own)).double().mean()),
+        "own": float((first == torch.from_numpy(own)).double().mean()),
         "reference": "the samples of training" if trained else "these samples",
     }
     if len(among) < 2:
         return found
-    others = [nearest_of(points, samples, among, skip=own) for points in (made, real)]
-    return {**found, "real": _median(others[1][0]), **_classes(samples, among, own, others[0][1], others[1][1])}
+    return {**found, "real": _median(nearest[2]), **_classes(samples, among, own, other, between)}
 
 
 def _classes(
@@ -74,7 +75,8 @@ def nearest_of(
 ) -> tuple[Tensor, Tensor]:
     """The distance of each of ``points`` float64 (P, D) to its nearest sample, and which that is: float64, int64 (P,).
 
-    ``among`` int64 (n,) are the samples that are looked at; ``skip`` int64 (P,) names one a point that is passed over.
+    ``among`` int64 (n,) are the samples that are looked at; ``skip`` int64 (P,) names one a point that is passed over,
+    or -1.
     """
     best = torch.full((len(points),), torch.inf, dtype=torch.float64)
     which = torch.full((len(points),), -1, dtype=torch.int64)

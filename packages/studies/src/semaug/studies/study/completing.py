@@ -78,7 +78,8 @@ def without_labels(preset: Preset) -> Preset:
         return scale.model_copy(update={"longer": "none", "seeds": 1})
 
     scales = {name: plain(scale) for name, scale in preset.scales.items()}
-    return preset.model_copy(update={"evaluations": {}, "scales": scales})
+    data = {name: d.model_copy(update={"train_only": True}) for name, d in preset.data.items()}
+    return preset.model_copy(update={"evaluations": {}, "scales": scales, "data": data})
 
 
 def has_labels(train: str) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.reader import Artifact
+from semaug.artifacts.sources import open_source
 from semaug.studies.study import kind_training
 from semaug.studies.study.jobs import MEMORY
 from semaug.studies.study.kinds import Found, Kind, Longer, Planned
@@ -37,17 +39,36 @@ def check(preset: Preset) -> None:
 
 def plan(study: Study, ready: Ready) -> list[Planned]:
     """One job for each variant and seed, all at the scale that was chosen for the baseline."""
-    return kind_training.plan(tuned(study), ready)
+    return kind_training.plan(_settled(study, ready), ready)
+
+
+def tune(study: Study, ready: Ready) -> list[Planned]:
+    """The runs that the baseline's scale is chosen by."""
+    return tuning_jobs(_fitted(study, ready), ready)
+
+
+def _settled(study: Study, ready: Ready) -> Study:
+    return tuned(_fitted(study, ready))
+
+
+def _fitted(study: Study, ready: Ready) -> Study:
+    """The study with batches that fit its images, where there are fewer than the scale's batch."""
+    count, batch = len(open_source(ready.data["main"].train)), study.scale.batch_size
+    if batch is None or batch <= count:
+        return study
+    scale = study.scale.model_copy(update={"batch_size": max(2, count)})
+    scales = {**study.preset.scales, study.scale_name: scale}
+    return replace(study, preset=study.preset.model_copy(update={"scales": scales}))
 
 
 def longer(study: Study, ready: Ready, found: Found) -> list[Longer]:
     """The best control, once for every variant that costs more."""
-    return kind_training.longer(tuned(study), ready, found)
+    return kind_training.longer(_settled(study, ready), ready, found)
 
 
 def plan_longer(study: Study, ready: Ready, asked: Sequence[Longer]) -> list[Planned]:
     """The jobs of those controls."""
-    return kind_training.plan_longer(tuned(study), ready, asked)
+    return kind_training.plan_longer(_settled(study, ready), ready, asked)
 
 
 def sections(study: Study, ready: Ready) -> list[Section]:
@@ -150,14 +171,15 @@ def _trilemma(results: Results) -> tuple[Block, ...]:
 
 def _note(about: Mapping[str, Any]) -> str:
     whose = about.get("objects") or "no objects are known"
+    encoder, count = about.get("encoder", "which is missing"), about.get("n", 0)
     return (
         f"Consistency: the share of views that keep at least half of some object ({whose}; boxes of an oracle favour "
         "the variant that it guides), and the mean cosine of the two views of a pair. Diversity: the mean of 1 - "
         "cosine over all views of an image, and the maximum-likelihood dimension of one view an image. Views of all "
-        "variants are compared alike, crops and flips without colour changes, on "
-        f"{about.get('n', 0):,} images by one frozen encoder, {about.get('encoder', 'which is missing')}, in features centred on the whole images. Efficiency: "
-        "seconds of one run's training and of one worker making the artifacts; cost is their sum as a multiple of the "
-        "baseline's training. Memory: the process at its height."
+        f"variants are compared alike, crops and flips without colour changes, on {count:,} images by one frozen "
+        f"encoder, {encoder}, in features centred on the whole images. Efficiency: seconds of one run's training and "
+        "of one worker making the artifacts; cost is their sum as a multiple of the baseline's training. Memory: the "
+        "process at its height."
     )
 
 
@@ -176,13 +198,12 @@ def _split(study: Study) -> list[Block]:
     split = read_split(study.out / "artifacts" / "main-split.json")
     if split is None:
         return []
-    return [
-        Paragraph(
-            f"No test images were given: {len(split.test):,} of {split.images:,} images were held out, "
-            f"{split.share:.0%} of each class. {split.copies:,} images have a copy or near copy (equal content, or "
-            f"alike by perceptual hash and colours); the {split.groups:,} groups stay whole, so none lies on both sides."
-        )
-    ]
+    told = (
+        f"No test images were given: {len(split.test):,} of {split.images:,} images were held out, {split.share:.0%} "
+        f"of each class. {split.copies:,} images have a copy or near copy (equal content, or alike by perceptual hash "
+        f"and colours); the {split.groups:,} groups stay whole, so none lies on both sides."
+    )
+    return [Paragraph(told)]
 
 
 def _tuning(study: Study) -> list[Block]:
@@ -251,5 +272,5 @@ def trained_on(made_by: str) -> str:
 
 KIND = Kind(
     "one method on one's own images: guidance against its controls, with the views and the costs measured", check, plan,
-    longer, plan_longer, sections, tune=tuning_jobs, verdict=verdict,
+    longer, plan_longer, sections, tune=tune, verdict=verdict,
 )  # fmt: skip

@@ -55,17 +55,19 @@ def measure_views(
     epoch, seen = pairs.epoch, []
     for draw in range(draws):
         pairs.set_epoch(draw)
-        seen.append(np.stack([_encoded(pairs, encode, items, view) for view in range(2)], axis=1))
+        seen.append(_encoded(pairs, encode, items))
     pairs.set_epoch(epoch)
     unit = _unit(np.concatenate(seen, axis=1), whole)  # (n, 2 * draws, d)
     rows = {m.metric: m.value for m in evaluate_dimension(unit[:, 0])}
     return ViewMeasures(pair_similarity(unit), view_diversity(unit), rows["mle"], len(items))
 
 
-def _encoded(pairs: PairSource, encode: Encode, items: Sequence[int], view: int) -> NDArray[np.float32]:
+def _encoded(pairs: PairSource, encode: Encode, items: Sequence[int]) -> NDArray[np.float32]:
+    """Features (n, 2, d) of both views of each item."""
     from semaug.pairs_dataset.sheets import view_pixels
 
-    return encode(np.stack([view_pixels(pairs[item][view], pairs) for item in items]))
+    pixels = np.stack([view_pixels(view, pairs) for item in items for view in pairs[item][:2]])
+    return encode(pixels).reshape(len(items), 2, -1)
 
 
 def _unit(features: NDArray[np.float32], whole: NDArray[np.float32]) -> Floats:

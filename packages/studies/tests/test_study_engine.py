@@ -34,6 +34,8 @@ from semaug.studies.study.running import plan_study, run_study
 from semaug.studies.study.stand_ins import write_annotated
 
 METRIC = "linear/top1"
+UNDEFINED = ("gap_recovery/", "memory/")
+"""What a few steps and images may leave without a value: V6 not above V0, and memory below a page."""
 
 
 def forged(out: Path, values: Mapping[str, list[float | None]], name: str = "sasi-table-12", **changes: Any) -> Study:
@@ -251,6 +253,10 @@ def test_uses_of_synthetic_images_run_resume_and_stay_paired(tmp_path: Path) -> 
     run_study(study)
     assert (out / "results.csv").read_bytes() == results
     assert weights_of(out) == trained
+    moved = out.rename(tmp_path / "moved")  # a folder can be moved, and reported from anywhere
+    write_study_report(moved)
+    assert (moved / "results.csv").read_bytes() == results
+    moved.rename(out)
     run_study(replace(study, only=("e",)))  # fewer variants leave the others in the report
     assert (out / "results.csv").read_bytes() == results
     changed = replace(study, preset=study.preset.model_copy(update={"primary": "knn/backbone/top1"}))
@@ -311,7 +317,8 @@ def test_every_study_runs_at_tiny(name: str, tmp_path: Path) -> None:
     assert done.failed == ()
     assert done.report.is_file()
     results, _ = read_results(tmp_path)
-    assert all(line.ours is not None for line in results.lines), [line for line in results.lines if line.reason]
+    lacking = [line for line in results.lines if line.ours is None and not line.metric.startswith(UNDEFINED)]
+    assert not lacking
     assert len(open_preset(name).scales) == 4
 
 

@@ -74,7 +74,7 @@ class Study:
         preset = self.preset.model_dump(mode="json", exclude={"scales", "text", "title", "reasons"})
         scale = self.scale.model_dump(mode="json", exclude={"seeds", "text"})
         data = {name: asdict(found) for name, found in self.data.items()}
-        weights = {name: asdict(found) for name, found in self.weights.items()}
+        weights = {name: _placeless(found) for name, found in self.weights.items()}
         return json.loads(  # type: ignore[no-any-return]
             json.dumps(
                 {
@@ -87,6 +87,11 @@ class Study:
                 }
             )
         )
+
+
+def _placeless(weights: Weights) -> dict[str, Any]:
+    """A model's role; a random stand-in is the same wherever it lies."""
+    return asdict(weights) | ({"model": "random weights"} if weights.origin == "random" else {})
 
 
 def write_record(study: Study, facts: Mapping[str, Any]) -> None:

@@ -22,8 +22,8 @@ from semaug.studies.study.stand_ins import annotated, packed
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An artifact that is there: its path, all artifacts it was made through, and the seconds they took (of one
-    worker, without loading models). ``error`` says in one line why it is not there."""
+    """An artifact that is there: its path, all artifacts it was made through, the seconds they took (of one worker,
+    without loading models), and its digest. ``error`` says in one line why it is not there."""
 
     name: str
     data: str
@@ -31,12 +31,13 @@ class Prepared:
     parts: tuple[Path, ...] = ()
     seconds: float = 0.0
     error: str = ""
+    digest: str = ""
 
     def record(self) -> dict[str, Any]:
         """Plain values for the study's record."""
         return {
             "name": self.name, "data": self.data, "path": None if self.path is None else str(self.path),
-            "parts": [str(p) for p in self.parts], "seconds": self.seconds, "error": self.error,
+            "parts": [str(p) for p in self.parts], "seconds": self.seconds, "error": self.error, "digest": self.digest,
         }  # fmt: skip
 
     @classmethod
@@ -82,7 +83,7 @@ def prepare(study: Study, *, workers: int = 1, device: str = "cpu", on_progress:
 
     An artifact that cannot be made is recorded with its reason, and only the variants that use it fail.
     """
-    folder = study.out / "artifacts"
+    folder = (study.out / "artifacts").resolve()
     data = {
         name: annotated(found, folder, on_progress)
         if study.preset.data[name].boxes
@@ -143,7 +144,8 @@ def _made(
         path, parts = makers.MAKERS[spec.kind].make(making)
         below = [part for r in references(spec.options) for part in ready.artifacts[r, place].parts]
         parts = tuple(dict.fromkeys((*below, *parts)))
-        return Prepared(name, place, path, parts, sum(artifact_seconds(part) for part in parts))
+        seconds = sum(artifact_seconds(part) for part in parts)
+        return Prepared(name, place, path, parts, seconds, digest=Artifact.open(path).digest)
     except SemaugError as error:
         if error.exit_code != SemaugError.exit_code:  # asked to stop
             raise
@@ -152,8 +154,8 @@ def _made(
 
 def _given(name: str, place: str, path: Path) -> Prepared:
     """An artifact that somebody made before; what it took is told by itself alone."""
-    seconds = artifact_seconds(path)
-    return Prepared(name, place, path.resolve(), (path.resolve(),), seconds)
+    made, path = Artifact.open(path), path.resolve()
+    return Prepared(name, place, path, (path,), artifact_seconds(path), digest=made.digest)
 
 
 def _options(study: Study, ready: Ready, spec: ArtifactSpec, place: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semaug.artifacts.files import write_atomic
-from semaug.artifacts.reader import Artifact
 from semaug.artifacts.store import package_versions
 from semaug.studies.study.catalogue import WHOLE
 from semaug.studies.study.completing import COMPARE, PATTERN
@@ -300,7 +299,7 @@ def _provenance(results: Results) -> Provenance:
 
     study = results.study
     facts = {"hardware": hardware(), "seeds": ", ".join(map(str, study.chosen_seeds)), "scale": study.scale.text}
-    prints = {f"{a.name} of {a.data}": Artifact.open(a.path).digest for a in results.artifacts if a.path is not None}
+    prints = {f"{a.name} of {a.data}": a.digest for a in results.artifacts if a.path is not None}
     inputs = next((run for run in results.runs if run.rows is not None), None)
     if inputs is not None and (inputs.folder / "encoder.json").is_file():
         from semaug.ssl_methods import load_card

@@ -22,9 +22,11 @@ def open_materialized(
 ) -> tuple[ImageSource, NDArray[np.int64], NDArray[np.int64]]:
     """The crops as a source; for each pair of crop and original, the crop's index there and the original's index.
 
+    ``folder`` is what ``materialize_crops`` wrote, or the artifact in it.
     Originals without a crop (skipped when the crops were made) are left out of both. Raises ``ArtifactError`` when
     the crops were made from other images.
     """
+    folder = folder.parent if folder.name == MATERIALIZED else folder
     artifact = Artifact.open(folder / MATERIALIZED, "materialized")
     made_from = artifact.manifest.inputs.get("source", "")
     if made_from != source.fingerprint:

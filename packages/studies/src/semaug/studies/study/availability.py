@@ -64,6 +64,6 @@ def list_studies(paper: str | None = None, data_root: Path | None = None) -> lis
 
 
 def _packages(roles: tuple[str, ...]) -> tuple[str, ...]:
-    wanted = dict.fromkeys(package for role in roles for package in PACKAGES[role])
+    wanted = dict.fromkeys(package for role in roles for package in PACKAGES.get(role, ()))
     absent = [package for package in wanted if find_spec(package) is None]
     return (f"{', '.join(absent)}: pip install 'semaug[synth]'",) if absent else ()

@@ -154,6 +154,9 @@ def _cells_of(
     cells = preset.cells
     found: dict[tuple[str, str, str], PaperCell] = {}
     for measure, metric in cells.measures.items():
-        row, column = (text.format(**names, measure=measure) for text in (cells.row, cells.column))
-        found[setting, variant, metric] = paper_cell(preset.paper, preset.item, row, column)
+        parts = measure.split("|")  # a table may have one part of what is measured in its rows, another in its columns
+        row = cells.row.format(**names, measure=parts[0])
+        column = cells.column.format(**names, measure=parts[-1])
+        place = setting, variant, metric.format(setting=setting, variant=variant)
+        found[place] = paper_cell(preset.paper, preset.item, row, column)
     return found

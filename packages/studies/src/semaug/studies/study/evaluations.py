@@ -181,6 +181,22 @@ def _invariance(scoring: Scoring) -> Any:
     return run_invariance(subject.run, subject.test, seed=subject.seed, device=subject.device)
 
 
+def _distil(scoring: Scoring) -> Any:
+    """The run as teacher of each of ``students``, name -> backbone; metrics begin with the student's name."""
+    from semaug.studies.protocols.training import distillation_settings, run_distil
+
+    subject, given = scoring.subject, scoring.options
+    settings = distillation_settings(
+        epochs=given.get("epochs", 30), batch_size=given.get("batch_size", 128), lr=given.get("lr", 1e-3)
+    )
+    for name, backbone in given["students"].items():
+        done = run_distil(
+            subject.run, subject.train, subject.train, subject.test, out=scoring.folder / "distil" / name,
+            backbone=backbone, settings=settings, seed=subject.seed, device=subject.device, keep=False,
+        )  # fmt: skip
+        yield from (replace(m, metric=f"{name}/{m.metric}") for m in done.result)
+
+
 def _costs(scoring: Scoring) -> Any:
     from semaug.studies.protocols.costs import costs_of
 
@@ -204,6 +220,7 @@ EVALUATIONS: dict[str, Evaluation] = {
     "finetune": Evaluation(_finetune, frozenset({"recipe", "epochs", "batch_size"})),
     "detect": Evaluation(_boxes(masks=False), _DETECTOR, _DATA),
     "segment": Evaluation(_boxes(masks=True), _DETECTOR, _DATA),
+    "distil": Evaluation(_distil, frozenset({"students", "epochs", "batch_size", "lr"})),
     "geometry": Evaluation(_geometry),
     "invariance": Evaluation(_invariance),
     "costs": Evaluation(_costs, frozenset({"batch_size"})),

@@ -1,13 +1,20 @@
-"""Kind `measurement`: nothing is compared by training; artifacts are made and looked at (and runs timed)."""
+"""Kind `measurement`: nothing is compared by training; artifacts are made and looked at (and runs timed).
+
+With the option `train = false` the variants are measured alone.
+"""
 
 from __future__ import annotations
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.studies.study import kind_training
-from semaug.studies.study.kinds import Kind
+from semaug.studies.study.kinds import Kind, Planned
 from semaug.studies.study.makers import check_artifact
 from semaug.studies.study.measurements import check_measurements, measurement_sections
+from semaug.studies.study.plan import Study
+from semaug.studies.study.prepare import Ready
 from semaug.studies.study.schema import Preset
+
+TRAIN = "train"
 
 
 def check(preset: Preset) -> None:
@@ -19,7 +26,12 @@ def check(preset: Preset) -> None:
     check_measurements(preset)
 
 
+def plan(study: Study, ready: Ready) -> list[Planned]:
+    """Runs of the variants, to be timed; none where the option `train` is false."""
+    return kind_training.plan(study, ready) if study.preset.options.get(TRAIN, True) else []
+
+
 KIND = Kind(
-    "make artifacts and look at them; its variants are trained to be timed", check, kind_training.plan,
-    sections=measurement_sections,
+    "make artifacts and look at them; its variants are trained to be timed", check, plan,
+    sections=measurement_sections, compares=False,
 )  # fmt: skip

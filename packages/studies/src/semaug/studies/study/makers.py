@@ -10,6 +10,7 @@ from typing import Any
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.sources import ScenesSource, open_source
+from semaug.studies.study.guidance_makers import GUIDANCE, guidance_roles, make_crops, make_guidance, make_quality
 from semaug.studies.study.weights import Weights, ensure
 
 Made = tuple[Path, tuple[Path, ...]]
@@ -48,19 +49,6 @@ class Maker:
     make: Callable[[Making], Made]
     knows: frozenset[str]
     roles: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda options: ()
-
-
-def _guidance(making: Making) -> Made:
-    from semaug.oracles.catalogue import OracleSpec
-    from semaug.oracles.extract import extract_guidance
-
-    given = making.options
-    extract_guidance(
-        open_source(making.images), making.path, detector=OracleSpec.parse(given.get("detector", "saliency")),
-        segmenter=OracleSpec.parse(given.get("segmenter", "grabcut")), granularity=given.get("granularity", "auto"),
-        workers=making.workers, on_progress=making.on_progress,
-    )  # fmt: skip
-    return making.path, (making.path,)
 
 
 _SYNTHESIS = frozenset({
@@ -222,7 +210,9 @@ def _given(making: Making) -> Made:
 
 MAKERS: dict[str, Maker] = {
     "given": Maker(_given, frozenset()),
-    "guidance": Maker(_guidance, frozenset({"detector", "segmenter", "granularity"})),
+    "quality": Maker(make_quality, frozenset()),
+    "guidance": Maker(make_guidance, GUIDANCE, guidance_roles),
+    "crops": Maker(make_crops, frozenset({"guidance"})),
     "synthetic": Maker(_synthetic, _SYNTHESIS, _synthetic_roles),
     "similarity": Maker(_similarity, frozenset({"synthetic"}), lambda options: ("clip",)),
     "augment": Maker(_augment, _AUGMENT),

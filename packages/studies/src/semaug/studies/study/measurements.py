@@ -13,6 +13,7 @@ from semaug.artifacts.errors import InvalidOption, SemaugError
 from semaug.artifacts.files import write_atomic
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.sources import open_source
+from semaug.studies.study import sdi_measurements as sdi
 from semaug.studies.study.catalogue import references
 from semaug.studies.study.plan import Study
 from semaug.studies.study.prepare import NotPrepared, Ready, artifact_seconds
@@ -261,7 +262,7 @@ def _retention(measuring: Measuring) -> Measured:
     rows: dict[str, Any] = {}
     lines = []
     for variant in study.preset.variants:
-        found = measure_retention(_pairs(measuring, variant), truth, draws=measuring.options.get("draws", 5))
+        found = measure_retention(pairs_of_variant(measuring, variant), truth, draws=measuring.options.get("draws", 5))
         lines.append((variant, found.keeps, found.filled, found.same, found.area))
         names = ("keeps", "filled", "same", "area")
         rows |= {f"retention/{variant}/{n}": {"value": getattr(found, n), "n": found.images} for n in names}
@@ -270,7 +271,8 @@ def _retention(measuring: Measuring) -> Measured:
     return Measured(rows, (Table("What views keep of the true objects", columns, tuple(lines)),))
 
 
-def _pairs(measuring: Measuring, variant: str) -> Any:
+def pairs_of_variant(measuring: Measuring, variant: str) -> Any:
+    """The pair source of a variant in the first setting, with seed 0."""
     from semaug.studies.assemble import pairs_of
     from semaug.studies.study.catalogue import settings_of
     from semaug.studies.study.kind_training import training_plan
@@ -292,5 +294,11 @@ MEASUREMENTS: dict[str, Measurement] = {
     "similarity": Measurement("Real against synthetic images", _similarity, frozenset({"similarity", "threshold"})),
     "sheet": Measurement("Real and generated images", _sheet, frozenset({"synthetic", "similarity", "images"})),
     "retention": Measurement("What views keep of the objects", _retention, frozenset({"truth", "draws"})),
+    "minutes": Measurement("What augmentation takes", sdi.minutes, frozenset({"fast", "slow"}), after=True),
+    "memory": Measurement("What memory it takes", sdi.memory, frozenset({"guidance", "generated"})),
+    "course": Measurement("How the variants were trained", sdi.course, after=True),
+    "routing": Measurement("What the thresholds decide", sdi.routing, frozenset({"quality", "presets"})),
+    "routes": Measurement("What the oracles found", sdi.routes, after=True),
+    "gap_recovery": Measurement("How much of the gap is closed", sdi.gap, frozenset({"floor", "ceiling"}), after=True),
 }
 """Name -> measurement."""

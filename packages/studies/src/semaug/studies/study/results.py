@@ -19,6 +19,7 @@ from semaug.studies.study.measurements import measured_rows
 from semaug.studies.study.paper import PaperCell
 from semaug.studies.study.plan import Study, study_of
 from semaug.studies.study.prepare import Prepared, Ready
+from semaug.studies.study.weights import ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,8 @@ class Results:
         )
 
     def _why_not(self, setting: str, variant: str, metric: str) -> str:
+        if reason := self.measured.get(metric, {}).get("reason"):
+            return str(reason)
         runs = self.of(setting, variant)
         if not runs:
             return "this variant was left out"
@@ -229,4 +232,6 @@ def not_comparable(study: Study) -> tuple[str, ...]:
         reasons.append(f"tiny models with random weights generate ({names}): their images mean nothing")
     elif any(w.origin == "given" for w in study.weights.values()):
         reasons.append("the models given may not be the paper's")
+    oracles = [w for w in study.weights.values() if w.origin == "stand-in" and w.role != "annotations"]
+    reasons += [f"{w.model} stands in for {ROLES[w.role].title}" for w in oracles]
     return (*reasons, *study.preset.reasons)

@@ -112,8 +112,9 @@ class Setting(_Table):
 
 class Cells(_Table):
     """Which cell of the paper a result stands beside: ``row`` and ``column`` are templates of ``{setting}``,
-    ``{variant}`` and ``{measure}``; ``measures`` maps the last to our metric. ``unit_scale`` turns a metric into the
-    paper's unit (100 for per cent). ``other`` are single cells: ``row|column`` -> ``setting|variant|metric``.
+    ``{variant}`` and ``{measure}``; ``measures`` maps the last to our metric, which may name ``{setting}`` and
+    ``{variant}`` too. A measure `a|b` is `a` in the row and `b` in the column. ``unit_scale`` turns a metric into the
+    paper's unit (100 for per cent).
     """
 
     row: str = "{variant}"

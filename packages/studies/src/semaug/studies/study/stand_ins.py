@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,24 @@ def write_annotated(source: ScenesSource, folder: Path, on_progress: OnProgress 
     if file.is_file():
         return spec
     folder.mkdir(parents=True, exist_ok=True)
-    images, boxes = [], []
-    for i in range(len(source)):
-        found, name = source.guidance(i), f"{i:06d}.png"
+    names = [f"{i:06d}.png" for i in range(len(source))]
+    for i, name in enumerate(names):
         write_atomic(folder / name, encode_png(source.read(i)))
-        images.append({"id": i, "file_name": name, "height": found.height, "width": found.width})
-        low, high = found.boxes[0, :2].astype(np.float64), found.boxes[0, 2:].astype(np.float64)
-        box = [*low.tolist(), *(high - low).tolist()]
-        boxes.append({"id": i, "image_id": i, "category_id": source.label(i), "bbox": box, "iscrowd": 0})
         on_progress(Progress("draw annotated images", i + 1, len(source)))
-    categories = [{"id": label, "name": name} for label, name in enumerate(source.class_names)]
-    text = json.dumps({"images": images, "categories": categories, "annotations": boxes})
-    write_atomic(file, text.encode())
+    write_atomic(file, json.dumps(coco_of(source, names)).encode())
     return spec
+
+
+def coco_of(source: ScenesSource, names: Sequence[str]) -> dict[str, Any]:
+    """The true boxes and outlines of scenes in COCO's form; ``names`` are those of their files."""
+    images, shapes = [], []
+    for i, name in enumerate(names):
+        plan, box = source.plan(i), source.guidance(i).boxes[0].astype(np.float64)
+        images.append({"id": i, "file_name": name, "height": plan.height, "width": plan.width})
+        outline = [round(float(v), 2) for v in plan.outline.ravel()]
+        shapes.append({
+            "id": i, "image_id": i, "category_id": source.label(i), "iscrowd": 0, "area": float(plan.mask().sum()),
+            "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()], "segmentation": [outline],
+        })  # fmt: skip
+    categories = [{"id": label, "name": name} for label, name in enumerate(source.class_names)]
+    return {"images": images, "categories": categories, "annotations": shapes}

@@ -9,21 +9,25 @@ from typing import Literal
 
 from semaug.artifacts.errors import InvalidOption
 
-Origin = Literal["given", "cached", "random", "missing"]
+Origin = Literal["given", "cached", "random", "stand-in", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A model's part: what it is, which one the paper (or its reading) takes, and who makes a tiny random one."""
+    """A model's part: what it is, which one the paper (or its reading) takes, and who makes a tiny random one.
+
+    An oracle has no hub id: a file or an oracle's spec is given, and at small scales ``stand_in`` is taken.
+    """
 
     title: str
-    hub_id: str
-    make: Callable[[Path], None]
+    hub_id: str = ""
+    make: Callable[[Path], None] | None = None
+    stand_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A role filled: a folder, or an id whose files the hub's cache holds."""
+    """A role filled: a folder, an id whose files the hub's cache holds, or for an oracle a file or its spec."""
 
     role: str
     model: str
@@ -77,8 +81,11 @@ ROLES: dict[str, Role] = {
     "controlnet": Role("ControlNet for ADE20K maps", "lllyasviel/sd-controlnet-seg", _controlnet),
     "panoptic": Role("a panoptic model", "facebook/mask2former-swin-large-ade-panoptic", _panoptic),
     "clip": Role("CLIP ViT-L/14", "openai/clip-vit-large-patch14", _clip),
+    "detector": Role("YOLOv8", stand_in="saliency"),
+    "segmenter": Role("SAM", stand_in="grabcut"),
+    "annotations": Role("the true boxes (COCO JSON, or a folder of YOLO txt or VOC XML)", stand_in="scenes"),
 }  # fmt: skip
-"""Role -> model."""
+"""Role -> model, oracle, or annotations."""
 
 
 def resolve_weights(
@@ -96,10 +103,10 @@ def resolve_weights(
 def _resolved(role: str, given: str | None, stand_ins: Path | None) -> Weights:
     if given is not None:
         return Weights(role, given, "given")
+    known = ROLES[role]
     if stand_ins is not None:
-        return Weights(role, str(stand_ins / role), "random")
-    hub_id = ROLES[role].hub_id
-    return Weights(role, hub_id, "cached" if _is_cached(hub_id) else "missing")
+        return Weights(role, known.stand_in or str(stand_ins / role), "stand-in" if known.stand_in else "random")
+    return Weights(role, known.hub_id, "cached" if known.hub_id and _is_cached(known.hub_id) else "missing")
 
 
 def _is_cached(hub_id: str) -> bool:
@@ -126,10 +133,15 @@ def _make_quietly(role: str, folder: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    ROLES[role].make(folder)
+    make = ROLES[role].make
+    assert make is not None
+    make(folder)
 
 
 def remedy_of(role: str) -> str:
     """How to fill a role."""
     known = ROLES[role]
+    if not known.hub_id:
+        other = "" if role == "annotations" else f", or another {role}'s id, such as {known.stand_in}"
+        return f"{known.title}: give --weights {role}=PATH{other}"
     return f"{known.title}: give --weights {role}=FOLDER, or fetch {known.hub_id} into the hub's cache"

@@ -308,7 +308,7 @@ def test_parts_that_do_not_fit_are_refused():
         ("barlow-twins", {"scale": 1.0}),
         ("vicreg", {"covariance": 2.0}),
         ("dlme", {"kernel": "paper"}),
-        ("dlme", {"detach_p": True}),
+        ("dlme", {"detach_p": False}),
     ],
 )
 def test_settings_hold_what_shapes_the_weights(name, changed):

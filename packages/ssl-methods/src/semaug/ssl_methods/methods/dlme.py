@@ -38,7 +38,7 @@ class DLME(Method):
         nu_y: float = 100.0,
         nu_z: float = 0.01,
         beta: float = 1.0,
-        detach_p: bool = False,
+        detach_p: bool = True,
     ) -> None:
         super().__init__(encoder)
         if kernel not in KERNELS:

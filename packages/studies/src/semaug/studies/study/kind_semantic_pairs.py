@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from semaug.artifacts.errors import InvalidOption
@@ -54,10 +55,12 @@ def plan(study: Study, ready: Ready) -> list[Planned]:
 
 
 def _job(study: Study, ready: Ready, job: Any) -> Any:
+    """The job of semantic pairs, scored by the preset; the scale's option `recipes` lightens a method's heads."""
     from semaug.studies.study.jobs import TrainAndEvaluate
 
-    data = ready.data[SCORED]
-    return TrainAndEvaluate(job.name, job.out, job.plan, data.train, data.test, evaluations_of(study), ready.data)
+    data, lighter = ready.data[SCORED], study.scale.options.get("recipes", {})
+    plan = replace(job.plan, recipe=lighter.get(job.plan.method, job.plan.recipe))
+    return TrainAndEvaluate(job.name, job.out, plan, data.train, data.test, evaluations_of(study), ready.data)
 
 
 def _cannot_run(study: Study, reason: str) -> list[Planned]:

@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -289,8 +290,12 @@ class _Crew:
         self._actors.remove(job.actor)
         if job.task is None:
             self._lost_at_start += 1
-            if getattr(error, "actor_init_failed", False) or self._lost_at_start >= self._attempts:
+            given_up = self._lost_at_start >= self._attempts
+            if getattr(error, "actor_init_failed", False) or (given_up and not self._jobs):
                 raise WorkerDied(f"Ray cannot start its actors for {self._what}: {_line(error)}") from error
+            if given_up:
+                return  # the others do the work
+            time.sleep(_POLL)  # a node that died is known to be dead a moment later
         elif job.tried + 1 >= self._attempts:
             raise WorkerDied(
                 f"shard {job.shard} of {self._what} took down {job.tried + 1} Ray actors (the last: {_line(error)}); "

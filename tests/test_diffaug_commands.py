@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from semaug.artifacts.augment_table import AugmentTable
-from semaug.artifacts.errors import ArtifactMismatch, InvalidOption
+from semaug.artifacts.errors import ArtifactMismatch, InvalidOption, SemaugError
 from semaug.cli.main import root
 from semaug.ssl_methods.cards import load_card
 
@@ -129,3 +129,123 @@ def test_a_configuration_file_gives_options(cells: Path, tmp_path: Path) -> None
     )
     assert result.exit_code == 0, (result.output, result.exception)
     assert load_card(tmp_path / "run").config["method"]["beta"] == 0.5
+
+
+def refused(words: str, *arguments: object) -> None:
+    error = call(*arguments).exception
+    assert isinstance(error, SemaugError), (arguments, error)
+    assert words in str(error)
+
+
+def test_runs_and_data_that_do_not_go_together_are_named(cells: Path, tmp_path: Path) -> None:
+    run, images, other = tmp_path / "run", tmp_path / "images", tmp_path / "other"
+    done("train", cells, "--out", run, *LITTLE, *ROWS)
+    scenes = "scenes:train?items=6"
+    done("train", scenes, "--size", "16", "--out", images, "--steps", "1", "--batch-size", "2", "--alpha", "0")
+    words = ["pretrain", "simclr", cells, "--backbone", "mlp", "--steps", "1", "--batch-size", "8", "--out", other]
+    assert CliRunner().invoke(root, list(map(str, words))).exit_code == 0
+    listed = tmp_path / "rows.csv"
+    listed.write_text("a,b\n" + "\n".join(f"{i},{-i}" for i in range(9)))
+    for verb in ("augment", "embed"):
+        out = tmp_path / "out.csv"
+        refused(
+            f"{other} is a run of simclr; give the folder of a `semaug diffaug train`", verb, cells, other, "--out", out
+        )
+        refused(f"{scenes} holds images and {run} was trained on a table", verb, scenes, run, "--out", out)
+        refused(f"{listed} holds a table and {images} was trained on images", verb, listed, images, "--out", out)
+        refused("leave steps out", verb, f"{cells}?steps=varying", run, "--out", out)
+        refused("give the folder of a finished", verb, cells, tmp_path, "--out", out)
+        assert not out.exists()
+
+
+def test_a_scheme_before_the_file_leads_to_it(cells: Path, tmp_path: Path) -> None:
+    import anndata
+
+    done("train", cells, "--out", tmp_path / "run", *LITTLE, *ROWS, "--no-generate")
+    done("embed", f"table:{cells}", tmp_path / "run", "--out", tmp_path / "z.h5ad")
+    assert anndata.read_h5ad(tmp_path / "z.h5ad").obsm["X_diffaug"].shape == (30, 2)
+
+
+def test_images_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder, rng = tmp_path / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    for name in "abcd":
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    little = (
+        "--steps",
+        "1",
+        "--batch-size",
+        "2",
+        "--timesteps",
+        "10",
+        "--sampler-steps",
+        "2",
+        "--generator-widths",
+        "8",
+    )
+    run = tmp_path / "run"
+    done("train", folder, "--out", run, *little)
+    (folder / "bad.png").write_bytes(b"none")
+    refused(
+        "bad.png: not an image in a known format; remove it, or train on a pack",
+        "train",
+        folder,
+        "--out",
+        tmp_path / "x",
+        *little,
+    )
+    for verb, out in (("augment", tmp_path / "a.zarr"), ("embed", tmp_path / "z.csv")):
+        result = call(verb, folder, run, "--out", out)
+        assert result.exit_code == 3, (result.output, result.exception)
+        assert "bad.png: not an image in a known format" in result.stderr
+    assert AugmentTable.open(tmp_path / "a.zarr").origins == ("a.png", "b.png", "c.png", "d.png")
+    assert len((tmp_path / "z.csv").read_text().splitlines()) == 5
+
+
+def test_what_a_table_lacks_is_told(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(24, 3)).round(3)
+    flat = tmp_path / "flat.csv"
+    flat.write_text("a,b,c,kind\n" + "\n".join(f"{a},{b},7,{'pq'[i % 2]}" for i, (a, b, _) in enumerate(rows.tolist())))
+    told = call("train", f"{flat}?label=kind", "--out", tmp_path / "run", *LITTLE, *ROWS)
+    assert told.exit_code == 0, (told.output, told.exception)
+    assert "1 columns are constant: 'c'; step varying drops them" in told.stderr
+    refused(
+        "5 neighbours among 4 rows; give at most 3",
+        "train",
+        f"{flat}?label=kind&share=0.17&split=train",
+        "--out",
+        tmp_path / "few",
+        *LITTLE,
+        *ROWS,
+    )
+    bad_rate = ("train", f"{flat}?label=kind", "--out", tmp_path / "x", "--generator-lr", "nan")
+    refused("generator_lr nan must be positive numbers", *bad_rate)
+    few = ("--only", "pca", "--seeds", "1", "--folds", "2")
+    told = call("ablate", f"{flat}?label=kind&steps=varying,standardise", "--out", tmp_path / "study", *few)
+    assert told.exit_code == 0, (told.output, told.exception)
+    assert "steps varying,standardise of" in told.stderr
+    assert "held-out ones among them; give them by --fit" in told.stderr
+    refused(
+        "unknown step 'standardize'; did you mean 'standardise'",
+        "ablate",
+        f"{flat}?label=kind",
+        "--out",
+        tmp_path / "x",
+        *few,
+        "--fit",
+        "standardize",
+    )
+    refused(
+        "13 folds, and the largest class has 12 rows",
+        "ablate",
+        f"{flat}?label=kind",
+        "--out",
+        tmp_path / "x",
+        *few[:-1],
+        "13",
+    )
+    broken = call("ablate", f"{flat}?label=kind", "--out", tmp_path / "broken", *few, "--fit", "standardise")
+    assert broken.exit_code == 1
+    assert "drop them with the step varying before it" in broken.stdout

@@ -264,6 +264,16 @@ def test_text_tables_that_are_refused(tmp_path, header, rows, message):
         open_table(str(write_csv(tmp_path / "bad.csv", header, rows)))
 
 
+def test_damage_far_down_in_a_text_table_is_named(tmp_path):
+    lines = "\n".join(f"{i},t" for i in np.random.default_rng(0).integers(1 << 60, size=9000)).encode()
+    (tmp_path / "latin.csv").write_bytes(b"a,kind\n" + lines + b"\n1,caf\xe9\n")
+    whole = gzip.compress(b"a,kind\n" + lines)
+    (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    for name, found in (("latin.csv", "can't decode byte 0xe9"), ("cut.csv.gz", "cannot read")):
+        with pytest.raises(SourceError, match=found):
+            open_table(f"{tmp_path / name}?label=kind")
+
+
 def test_arrays_that_are_refused(tmp_path):
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
     np.save(tmp_path / "objects.npy", np.array([[{}]], dtype=object), allow_pickle=True)

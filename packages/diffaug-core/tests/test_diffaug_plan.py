@@ -101,6 +101,9 @@ def test_stages_that_do_not_fit(changes, message):
         ({"sampler": "ddpm", "eta": 0.5}, "eta is 0.5 and belongs to ddim"),
         ({"noise_stop": 1e-5}, "is no schedule"),
         ({"lr": 0.0}, "must be positive"),
+        ({"generator_lr": float("nan")}, "generator_lr nan must be positive numbers"),
+        ({"nu_y": float("inf")}, "nu_y = inf and nu_z = 0.01 must be positive numbers"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0 and would keep the first weights"),
     ],
 )
 def test_settings_name_value_and_remedy(changes, message):

@@ -16,6 +16,11 @@ def test_paper_kernel_is_the_t_density(nu):
     np.testing.assert_allclose(paper_kernel(d, nu).numpy(), stats.t.pdf(d.numpy(), nu), rtol=1e-10)
 
 
+def test_paper_kernel_becomes_the_normal_density():
+    d = torch.linspace(0, 3, 20, dtype=torch.float64)
+    np.testing.assert_allclose(paper_kernel(d, 1e6).numpy(), stats.norm.pdf(d.numpy()), rtol=1e-4)
+
+
 def test_paper_kernel_integrates_to_one():
     total, _ = integrate.quad(lambda x: float(paper_kernel(torch.tensor(x, dtype=torch.float64), 5.0)), -np.inf, np.inf)
     assert total == pytest.approx(1, abs=1e-6)

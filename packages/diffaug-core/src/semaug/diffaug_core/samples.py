@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semaug.artifacts.errors import InvalidOption
+from semaug.artifacts.errors import InvalidOption, UnreadableImage
 
 PRELOAD = 2**30
 """Bytes of samples up to which ``CleanSamples`` keeps them all."""
@@ -63,18 +63,33 @@ class CleanSamples:
         self._all = self._read_all() if size <= PRELOAD else None
 
     def __getitem__(self, indices: NDArray[np.int64]) -> Tensor:
-        """Samples (B, *shape); raises ``InvalidOption`` where one is not finite."""
+        """Samples (B, *shape); raises ``InvalidOption`` where one is not finite, ``UnreadableImage`` naming it."""
         if self._all is not None:
             return self._all[torch.from_numpy(indices).to(self.device)]
         return self._read(indices)
 
     def _read(self, indices: NDArray[np.int64]) -> Tensor:
-        found = self.samples.clean(indices)
+        try:
+            found = self.samples.clean(indices)
+        except UnreadableImage as error:
+            raise self._named(indices, error) from error
         finite = torch.isfinite(found).flatten(1).all(dim=1)
         if not bool(finite.all()):
             key = self.samples.keys[int(indices[int((~finite).nonzero()[0])])]
             raise InvalidOption(f"sample {key!r} holds NaN or infinity; leave it out or fill it")
         return found.to(self.device, self.dtype)
+
+    def _named(self, indices: NDArray[np.int64], error: UnreadableImage) -> UnreadableImage:
+        """``error`` with the key of the sample that raises it, and the remedy."""
+        for index in indices.tolist():
+            try:
+                self.samples.clean(np.array([index], np.int64))
+            except UnreadableImage as found:
+                return UnreadableImage(
+                    f"{self.samples.keys[index]}: {found}; remove it, or train on a pack (`semaug data pack`), which "
+                    "leaves unreadable images out"
+                )
+        return error
 
     def _read_all(self) -> Tensor:
         everything = np.arange(len(self.samples), dtype=np.int64)

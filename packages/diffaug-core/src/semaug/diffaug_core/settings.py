@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -45,7 +46,7 @@ class DiffAugSettings:
     nu_y: float = 100.0
     nu_z: float = 0.01
     beta: float = 1.0
-    detach_p: bool = False
+    detach_p: bool = True
     temperature: float = 0.2
     first_view: FirstView | None = None
 
@@ -86,9 +87,12 @@ class DiffAugSettings:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise InvalidOption(f"{name} is {value}, expected {least:g} to {most:g}")
-        if not min(self.temperature, self.lr, self.generator_lr) > 0:
+        if not self.ema_decay < 1:
+            raise InvalidOption(f"ema_decay is {self.ema_decay} and would keep the first weights; give less than 1")
+        if not all(0 < value < math.inf for value in (self.temperature, self.lr, self.generator_lr)):
             raise InvalidOption(
-                f"temperature {self.temperature}, lr {self.lr} and generator_lr {self.generator_lr} must be positive"
+                f"temperature {self.temperature}, lr {self.lr} and generator_lr {self.generator_lr} must be positive "
+                "numbers"
             )
         if not 0 < self.noise_start <= self.noise_stop < 1:
             raise InvalidOption(

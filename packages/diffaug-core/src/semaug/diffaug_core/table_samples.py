@@ -69,6 +69,11 @@ class TableSamples:
         """The preprocessing that the rows went through."""
         return self.table.steps
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any result must know, such as columns that are constant."""
+        return tuple(getattr(self.table, "notes", ()))
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -119,16 +118,28 @@ def describe_run(out: Path, card: EncoderCard) -> dict[str, Any]:
 def open_for(run: Path, spec: str) -> Samples:
     """The samples of ``spec`` as the run in the folder ``run`` reads them: at its size, of its columns.
 
-    Raises ``InvalidOption`` where they do not fit, and what ``load_card`` and ``samples_of`` raise.
+    Raises ``InvalidOption`` for a run of another method and where the samples do not fit, and what ``load_card`` and
+    ``samples_of`` raise.
     """
+    from semaug.artifacts.tables import open_table
+    from semaug.diffaug_core.table_samples import TableSamples
+    from semaug.diffaug_core.training import METHOD
     from semaug.ssl_methods.cards import load_card
+    from semaug.studies.diffaug_images import image_samples, images_of
     from semaug.studies.tables import require_columns
 
     card = load_card(run)
-    samples = DataOptions(size=card.input_size).open(spec)
-    if card.input_size is None:
-        require_columns(card, cast("Table", source_of(samples)))
-    return samples
+    if card.method != METHOD:
+        raise InvalidOption(f"{run} is a run of {card.method}; give the folder of a `semaug diffaug train` run")
+    images, reads_images = images_of(spec), card.input_size is not None
+    if (images is not None) != reads_images:
+        kinds = ("a table", "images") if reads_images else ("images", "a table")
+        raise InvalidOption(f"{spec} holds {kinds[0]} and {run} was trained on {kinds[1]}; give data of that kind")
+    if images is not None:
+        return image_samples(images, card.input_size)
+    table = open_table(spec)
+    require_columns(card, table)
+    return TableSamples(table)
 
 
 def source_of(samples: Samples) -> Table | ImageSource:
@@ -172,22 +183,20 @@ def features_of(
 def write_features(spec: str, features: Features, out: Path, *, latent: bool, overwrite: bool = False) -> Written:
     """Hand z, and y with ``latent``, to ``out``: ``.h5ad`` (a copy of the table's file), ``.csv`` or ``.npy``.
 
-    Raises what ``write_embeddings`` raises, and ``InvalidOption`` for an encoder without z.
+    Raises what ``table_file`` and ``write_embeddings`` raise, and ``InvalidOption`` for an encoder without z.
     """
     from semaug.artifacts.tables.writing import write_embeddings
 
     if features.projections is None:
         raise InvalidOption("this encoder has no projector and so no embedding; give a run of `semaug diffaug train`")
     matrices: Mapping[str, Any] = {EMBEDDING: features.projections} | ({LATENT: features.features} if latent else {})
-    return write_embeddings(anndata_file(spec), out, matrices, features.keys, overwrite=overwrite)
+    source = _file_of(spec) if out.suffix == ".h5ad" else None
+    return write_embeddings(source, out, matrices, features.keys, overwrite=overwrite)
 
 
-def anndata_file(spec: str) -> Path:
-    """The file that a spec of a table reads: a path, or the one that scanpy brings."""
-    name = spec.partition("?")[0]
-    found = find_spec("scanpy") if name.startswith("scanpy:") else None
-    if found is not None and found.origin is not None:
-        from semaug.artifacts.tables.known import PBMC_FILE
+def _file_of(spec: str) -> Path:
+    """The file that a spec of a table reads; of anything else, what it names."""
+    from semaug.artifacts.tables import is_table, table_file
 
-        return Path(found.origin).parent / PBMC_FILE
-    return Path(name).expanduser()
+    name = Path(spec.partition("?")[0]).expanduser()
+    return (table_file(spec) if is_table(spec) and name.suffix != ".zarr" else None) or name

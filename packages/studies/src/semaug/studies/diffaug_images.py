@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semaug.artifacts.errors import InvalidOption, SourceError
+from semaug.artifacts.errors import InvalidOption, SourceError, UnreadableImage
 from semaug.artifacts.sources import ImageSource, open_source
 from semaug.artifacts.sources.base import Source
 from semaug.artifacts.tables import is_table, open_table
@@ -188,11 +188,20 @@ def image_samples(source: ImageSource, size: int | None = None, *, preset: str =
 
 
 def _probed(source: ImageSource) -> list[tuple[int, int]]:
-    """Heights and widths of at most 32 images, evenly spread."""
+    """Heights and widths of at most 32 images, evenly spread, as far as they can be read."""
     if not len(source):
         raise InvalidOption(f"{source.spec} holds no images; check the folder")
     chosen = np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(int)).tolist()
-    return [(image.shape[0], image.shape[1]) for image in (source.read(i) for i in chosen)]
+    found, failed = [], ""
+    for index in chosen:
+        try:
+            height, width, _ = source.read(index).shape
+            found.append((height, width))
+        except UnreadableImage as error:
+            failed = failed or f"{source.key(index)}: {error}"
+    if not found:
+        raise InvalidOption(f"{source.spec}: none of {len(chosen)} images can be read, the first: {failed}")
+    return found
 
 
 def samples_of(
@@ -210,15 +219,17 @@ def samples_of(
     ``open_table`` and ``image_samples`` raise, and ``InvalidOption`` for a size of a table.
     """
     text = os.fspath(spec)
-    if not is_table(text) and (source := _images(text)) is not None:
+    if (source := images_of(text)) is not None:
         return image_samples(source, size, preset=preset)
     if size is not None:
         raise InvalidOption(f"size {size} is for images and {text} is a table; leave --size out")
     return TableSamples(open_table(text), neighbours, cache=cache)
 
 
-def _images(spec: str) -> ImageSource | None:
-    """The images of a spec; None where it may be a table, and is no list of images."""
+def images_of(spec: str) -> ImageSource | None:
+    """The images of a spec; None where it names a table. Raises what ``open_source`` raises."""
+    if is_table(spec):
+        return None
     if Path(spec.partition("?")[0]).suffix.lower() not in (".csv", ".parquet"):
         return open_source(spec)
     try:

@@ -350,12 +350,13 @@ def scores_of(fits: Sequence[Mapping[str, Any]]) -> list[FoldScore]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method of a comparison: its measures over all seeds, or why it was not run."""
+    """One method of a comparison: its measures over all seeds, or why it was not run; ``failed`` counts fits."""
 
     method: str
     title: str
     measures: Mapping[str, Mapping[str, Any]]
     reason: str = ""
+    failed: int = 0
 
 
 def compare_methods(
@@ -372,9 +373,10 @@ def compare_methods(
     """Fit and score every method with every seed, and summarise each over seeds and folds.
 
     What is finished below ``out`` is not run again. Methods whose packages are absent, or whose fits fail, are rows
-    with a reason. Raises ``SourceError`` and ``InvalidOption`` for a table that cannot be scored at all.
+    with a reason. Raises ``SourceError``, ``InvalidOption`` and ``EvaluationError`` for a table that cannot be scored
+    at all.
     """
-    digest = labelled_table(spec).fingerprint
+    digest = _require_fits(labelled_table(spec), protocol).fingerprint
     able = [m for m in methods if m not in PROJECTIONS or not PROJECTIONS[m].missing]
     jobs = [Compared(spec, m, s, protocol, out / m / f"seed-{s}", device) for m in able for s in seeds]
     fits = [fit for job in jobs for fit in job.fits(digest)]
@@ -385,15 +387,41 @@ def compare_methods(
     return [_row(method, grouped.get(method, [])) for method in methods]
 
 
+def _require_fits(table: Table, protocol: Protocol) -> Table:
+    """``table``, which can be cut into folds and prepared as ``protocol`` says."""
+    from semaug.artifacts.tables.steps import parse_steps
+    from semaug.eval.projection_scores import fold_rows
+
+    parse_steps(table.spec, protocol.fit)
+    fold_rows(table.labels, protocol.folds)
+    return table
+
+
+def notes_of(spec: str, protocol: Protocol) -> tuple[str, ...]:
+    """What a reader of scores must know: the table's notes, small classes, and steps that saw held-out rows."""
+    from semaug.artifacts.tables.steps import FITTED
+    from semaug.eval.projection_scores import small_classes
+
+    table = labelled_table(spec)
+    found = [*table.notes, *small_classes(table.labels, table.class_names, protocol.folds)]
+    seen = [step for step in table.steps if step.partition(":")[0] in FITTED]
+    if seen and "inductive" in protocol.settings and not any(text in spec for text in ("split=test", "fit=")):
+        found.append(
+            f"the steps {','.join(seen)} of {spec} were fitted on all rows, held-out ones among them; give them by "
+            "--fit, which every fold fits on its own training rows"
+        )
+    return tuple(found)
+
+
 def _row(method: str, outcomes: Sequence[Outcome]) -> Row:
     title = PROJECTIONS[method].title if method in PROJECTIONS else ablation_of(method).text
     done = [o.result for o in outcomes if o.result]
     failed = [f"{o.name}: {o.error}" for o in outcomes if o.error]
     if not done:
         missing = PROJECTIONS[method].missing if method in PROJECTIONS else ""
-        return Row(method, title, {}, missing or (failed[0] if failed else "no setting to be scored in"))
+        return Row(method, title, {}, missing or (failed[0] if failed else "no setting to be scored in"), len(failed))
     reason = f"{len(failed)} of {len(outcomes)} fits failed, the first: {failed[0]}" if failed else ""
-    return Row(method, title, measures_of(done), reason)
+    return Row(method, title, measures_of(done), reason, len(failed))
 
 
 def write_rows(rows: Sequence[Row], out: Path) -> None:

@@ -117,10 +117,10 @@ def require_columns(card: EncoderCard, table: Table) -> None:
     count, width = card.input_features, len(table.feature_names)
     known = card.config.get("pairs", {}).get("table")
     if known is not None and list(table.steps) != known["steps"]:
-        trained, given = (",".join(steps) or "(none)" for steps in (known["steps"], table.steps))
+        trained, given = (",".join(steps) for steps in (known["steps"], table.steps))
         raise InvalidOption(
-            f"{table.spec} went through the steps {given}, what the encoder was trained on through {trained}; "
-            f"give steps={trained}"
+            f"{table.spec} went through the steps {given or '(none)'}, what the encoder was trained on through "
+            f"{trained or '(none)'}; {f'give steps={trained}' if trained else 'leave steps out'}"
         )
     if count != width:
         raise InvalidOption(f"{table.spec} has {width} columns and the encoder reads {count}; open the same columns")

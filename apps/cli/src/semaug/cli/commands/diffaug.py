@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from semaug.cli.console import (
+    SKIPPED_SOME,
     VerbGroup,
     emit,
     finish,
@@ -89,7 +90,7 @@ method_options = _all(
     _number("--nu-y", 100.0, "Degrees of freedom in the latent space y.", float),
     _number("--nu-z", 0.01, "And in the embedding z.", float),
     _number("--beta", 1.0, "Pull of true pairs.", click.FloatRange(0, 1)),
-    click.option("--detach-p/--no-detach-p", default=False, help="Whether P is a fixed target of each step (no)."),
+    click.option("--detach-p/--no-detach-p", default=True, help="Whether P is a fixed target of each step (yes)."),
     _number("--temperature", 0.2, "Of InfoNCE.", float),
     _choice("--first-view", VIEWS, None, "The sample itself (tables) or its hand-made augmentation (images)."),
     _choice("--condition", CONDITIONS, "y", "What the generator is told of a sample."),
@@ -143,7 +144,7 @@ def group() -> None:
 def train(data: str, out: Path, as_json: bool, overwrite: bool, **options: Any) -> None:
     """Train encoder and generator on DATA. Stopped at any moment, the same command goes on to the same weights.
 
-    Example: semaug diffaug train scanpy:pbmc68k_reduced --out run --detach-p
+    Example: semaug diffaug train scanpy:pbmc68k_reduced --out run
     """
     from semaug.studies.diffaug import describe_run, train_run
 
@@ -214,6 +215,10 @@ def embed(data: str, run: Path, latent: bool, out: Path, overwrite: bool, as_jso
     written = write_features(data, features, out, latent=latent, overwrite=overwrite)
     width = 0 if features.projections is None else features.projections.shape[1]
     emit({"out": str(out), "rows": written.rows, "columns": width, "rows_without": written.without}, as_json)
+    if features.skipped:
+        count, first = len(features.skipped), features.skipped[0]
+        note(f"{count} of {count + written.rows} images could not be read (the first: {first.key}: {first.reason})")
+        click.get_current_context().exit(SKIPPED_SOME)
 
 
 @group.command()
@@ -234,19 +239,29 @@ def ablate(data: str, out: Path, as_json: bool, **options: Any) -> None:
     """Compare DiffAug with its ablations, and with other projections, on the table DATA.
 
     Every method is fitted on the training rows of each fold, and once on all rows; a linear machine and k-means score
-    its two dimensions. Stopped, the same command goes on.
+    its two dimensions. Stopped, the same command goes on. Ends with exit code 1 where a fit failed.
 
     Example: semaug diffaug ablate sklearn:digits --out study --only A3,B2,pca --seeds 2 --epochs 20
     """
     from dataclasses import asdict
 
-    from semaug.studies.projecting import SETTINGS, Protocol, compare_methods, method_names, table_of, write_rows
+    from semaug.studies.projecting import (
+        SETTINGS,
+        Protocol,
+        compare_methods,
+        method_names,
+        notes_of,
+        table_of,
+        write_rows,
+    )
 
     methods = method_names(_words(options["only"]), _shares(options["alphas"]))
     protocol = Protocol(
         folds=options["folds"], fit=options["fit"], diffaug=_settings(options, images=False), course=_course(options),
         data=_data(options), settings=SETTINGS if options["setting"] == "both" else (options["setting"],),
     )  # fmt: skip
+    for line in notes_of(data, protocol):
+        note(line)
     with progress() as bar:
         rows = compare_methods(
             data, out, methods, protocol, seeds=range(options["seeds"]), device=pick_device(),
@@ -257,6 +272,8 @@ def ablate(data: str, out: Path, as_json: bool, **options: Any) -> None:
     for row in rows:
         if row.measures and row.reason:
             note(f"{row.method}: {row.reason}")
+    if any(row.failed for row in rows):
+        click.get_current_context().exit(1)
 
 
 def _words(text: str | None) -> tuple[str, ...]:

@@ -191,6 +191,8 @@ STEPS: Mapping[str, Step] = {
     "pca": Step("principal components", _pca, 50),
 }
 """Every step by name; the number is what it takes where none is written."""
+FITTED = ("fill", "varying", "standardise", "range", "unit", "pca")
+"""Those that depend on the rows they are fitted on."""
 
 
 def parse_steps(where: str, text: str) -> list[tuple[str, float | None]]:

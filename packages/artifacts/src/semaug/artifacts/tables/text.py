@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -18,6 +19,8 @@ from semaug.artifacts.tables.table import numbered
 
 KEY_COLUMNS = ("", "key", "cell_id", "obs_names", "index", "barcode")
 """Headers of a first column that holds the names of the rows."""
+UNREADABLE = (OSError, UnicodeDecodeError, csv.Error, EOFError, zlib.error)
+"""What reading a damaged file raises."""
 
 
 def read_text(path: Path, describing: Sequence[str] = (), key: str | None = None) -> RawTable:
@@ -57,7 +60,7 @@ def _head(path: Path, delimiter: str) -> tuple[list[str], list[str]]:
         with _open(path) as file:
             rows = csv.reader(file, delimiter=delimiter)
             header, first = next(rows, []), next(rows, [])
-    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
+    except UNREADABLE as error:
         raise SourceError(f"cannot read {path}: {error}; save it as UTF-8 text") from error
     if not header or not first:
         raise SourceError(f"{path} holds no rows; a table is a header and at least one row below it")
@@ -96,7 +99,7 @@ def _numbers(path: Path, delimiter: str, columns: Sequence[int]) -> NDArray[np.f
             return np.loadtxt(
                 lines, np.float32, delimiter=delimiter, usecols=columns, ndmin=2, comments=None, quotechar='"'
             )
-    except (OSError, UnicodeDecodeError, ValueError, EOFError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise SourceError(f"cannot read {path}: {error}; name columns of text in obs=..., or repair the row") from error
 
 
@@ -119,16 +122,19 @@ def _texts(path: Path, delimiter: str, columns: Sequence[int], width: int) -> li
     if not columns:
         return []
     found: list[list[str]] = [[] for _ in columns]
-    with _open(path) as file:
-        rows = csv.reader(file, delimiter=delimiter)
-        next(rows)
-        for number, row in enumerate(rows, 1):
-            if not row:
-                continue
-            if len(row) != width:
-                raise SourceError(f"{path}: row {number} has {len(row)} cells and the header {width}; repair the file")
-            for values, column in zip(found, columns, strict=True):
-                values.append(row[column])
+    try:
+        with _open(path) as file:
+            rows = csv.reader(file, delimiter=delimiter)
+            next(rows)
+            for number, row in enumerate(filter(None, rows), 1):
+                if len(row) != width:
+                    raise SourceError(
+                        f"{path}: row {number} has {len(row)} cells and the header {width}; repair the file"
+                    )
+                for values, column in zip(found, columns, strict=True):
+                    values.append(row[column])
+    except UNREADABLE as error:
+        raise SourceError(f"cannot read {path}: {error}; save it as UTF-8 text, or repair the file") from error
     return found
 
 

@@ -34,8 +34,8 @@ class Similarity:
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
             raise InvalidOption(f"beta is {self.beta}, expected 0 <= beta <= 1 (Eq. 3)")
-        if not min(self.nu_y, self.nu_z) > 0:
-            raise InvalidOption(f"nu_y = {self.nu_y} and nu_z = {self.nu_z} must be positive")
+        if not all(0 < nu < math.inf for nu in (self.nu_y, self.nu_z)):
+            raise InvalidOption(f"nu_y = {self.nu_y} and nu_z = {self.nu_z} must be positive numbers")
 
 
 def positive_pairs(ids: Tensor, *, gathering: Gathering = "candidates") -> Tensor:

@@ -92,5 +92,5 @@ def held_out_share(test: str) -> float | None:
 def remedy_of(name: str, data: Data) -> str:
     """How to fill a role."""
     below = f", or put it into ${DATA_ROOT}/{data.named}" if data.named else ""
-    splits = ("train",) if data.train_only else ("train", "test")
+    splits = ("train",) if data.train_only or data.held_out else ("train", "test")
     return f"{data.wants}: give {' and '.join(f'--data {name}.{split}=SPEC' for split in splits)}{below}"

@@ -78,7 +78,7 @@ ROLES: dict[str, Role] = {
         "Stable Diffusion 1.5, which the ControlNet is made for", "stable-diffusion-v1-5/stable-diffusion-v1-5",
         _stable_diffusion,
     ),
-    "controlnet": Role("ControlNet for ADE20K maps", "lllyasviel/sd-controlnet-seg", _controlnet),
+    "controlnet": Role("ControlNet for ADE20K maps", "lllyasviel/control_v11p_sd15_seg", _controlnet),
     "panoptic": Role("a panoptic model", "facebook/mask2former-swin-large-ade-panoptic", _panoptic),
     "clip": Role("CLIP ViT-L/14", "openai/clip-vit-large-patch14", _clip),
     "detector": Role("YOLOv8", stand_in="saliency"),

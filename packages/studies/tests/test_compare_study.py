@@ -264,11 +264,12 @@ def test_a_copy_of_views_already_measured_is_not_measured_again(tmp_path: Path) 
     rows["views/about"] = {"value": None, "n": 9, "encoder": "a network", "objects": "true boxes"}
     (folder / "record.json").write_text(json.dumps({"identity": "", "rows": rows}))
     results, ready = read_results(tmp_path)
-    table = next(s for s in kind_compare.sections(study, ready) if s.title.startswith("Consistency")).blocks[0]
-    assert isinstance(table, Table)
-    line = {row[0]: row for row in table.rows}["guided-saliency"]
-    assert line[1:5] == (0.5, 0.25, 0.75, 0.3)
-    assert (line[6], line[8], line[9]) == (pytest.approx(2.0), pytest.approx(1.0), pytest.approx(300.0))
+    views, costs = next(s for s in kind_compare.sections(study, ready) if s.title.startswith("Consistency")).blocks
+    assert isinstance(views, Table)
+    assert isinstance(costs, Table)
+    assert {row[0]: row[1:5] for row in views.rows}["guided-saliency"] == (0.5, 0.25, 0.75, 0.3)
+    training, _, cost, memory, _ = {row[0]: row[1:] for row in costs.rows}["guided-saliency"]
+    assert (training, cost, memory) == (pytest.approx(2.0), pytest.approx(1.0), pytest.approx(300.0))
     assert kind_compare.verdict(results) is None  # the usual one, of accuracy
 
 

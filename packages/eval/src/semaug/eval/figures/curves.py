@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from semaug.eval.errors import EvaluationError
 from semaug.eval.figures.style import ImageFormat, colour, new_figure, render, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LEGEND_LETTERS, _HANDLE_LETTERS = 84, 9
+"""Letters that fit above the axes, and what a line's sample and the space around it take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +52,12 @@ def learning_curves(
                 axes.fill_between(steps, low, high, color=colour(index), alpha=0.18, linewidth=0)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.margins(x=0.02)
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 1.14), ncols=min(4, len(curves)), borderaxespad=0)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=_columns(axes), borderaxespad=0)
         return render(figure, image_format)
+
+
+def _columns(axes: Axes) -> int:
+    """How many names fit side by side: at most four, fewer where they are long."""
+    names = axes.get_legend_handles_labels()[1]
+    longest = max((len(name) for name in names), default=0)
+    return max(1, min(4, len(names), _LEGEND_LETTERS // (longest + _HANDLE_LETTERS)))

@@ -145,42 +145,61 @@ def _costs(path: Any) -> tuple[float, float]:
 
 
 def _trilemma(results: Results) -> tuple[Block, ...]:
-    from semaug.eval.report import Column, Missing, Paragraph, Table
+    from semaug.eval.report import Paragraph
+
+    warnings = [
+        Paragraph(f"{name}: {_why_not(results.measured, name)}", "warning")
+        for name in variants_of(results)
+        if _failed(results.measured, name)
+    ]
+    return (_looked_at(results), _efficiency(results), *warnings)
+
+
+def _looked_at(results: Results) -> Block:
+    from semaug.eval.report import Column, Missing, Table
 
     share = {"unit": "%", "scale": 100}
     columns = (
         Column("variant"), Column("keeps half an object", **share), Column("both views keep the same", **share),  # type: ignore[arg-type]
         Column("similarity of a pair", digits=2), Column("diversity of views", digits=2),
-        Column("dimension of views", digits=1), Column("training", unit="s"), Column("making artifacts", unit="s"),
-        Column("cost", digits=2, unit="x"), Column("memory, training", digits=0, unit="MB"),
-        Column("memory, making", digits=0, unit="MB"),
+        Column("dimension of views", digits=1),
     )  # fmt: skip
-    rows, costs = results.measured, cost_of(results)
+    rows = results.measured
     lines: list[tuple[Cell, ...]] = []
     for name in variants_of(results):
         looked = [measured(rows, name, of) for of in ("keeps", "same", "similarity", "diversity", "dimension")]
-        cells: list[Cell] = [Missing(_why_not(rows, name)) if value is None else value for value in looked]
-        times: list[Cell] = [results.seconds(kind_training.WHOLE, name), _making(results, name), costs.get(name)]
-        memory = results.summary(kind_training.WHOLE, name, MEMORY)
-        lines.append((name, *cells, *times, None if memory is None else memory.mean, _memory(results, name)))
+        lines.append((name, *(Missing(_why_not(rows, name)) if value is None else value for value in looked)))
     about = rows.get("views/about", {})
-    table = Table("The trilemma, measured", columns, tuple(lines), _note(about))
-    warnings = [Paragraph(f"{n}: {_why_not(rows, n)}", "warning") for n in variants_of(results) if _failed(rows, n)]
-    return (table, *warnings)
-
-
-def _note(about: Mapping[str, Any]) -> str:
     whose = about.get("objects") or "no objects are known"
-    encoder, count = about.get("encoder", "which is missing"), about.get("n", 0)
-    return (
+    note = (
         f"Consistency: the share of views that keep at least half of some object ({whose}; boxes of an oracle favour "
         "the variant that it guides), and the mean cosine of the two views of a pair. Diversity: the mean of 1 - "
         "cosine over all views of an image, and the maximum-likelihood dimension of one view an image. Views of all "
-        f"variants are compared alike, crops and flips without colour changes, on {count:,} images by one frozen "
-        f"encoder, {encoder}, in features centred on the whole images. Efficiency: seconds of one run's training and "
-        "of one worker making the artifacts; cost is their sum as a multiple of the baseline's training. Memory: the "
-        "process at its height."
+        f"variants are compared alike, crops and flips without colour changes, on {about.get('n', 0):,} images by one "
+        f"frozen encoder, {about.get('encoder', 'which is missing')}, in features centred on the whole images."
     )
+    return Table("Consistency and diversity of the views", columns, tuple(lines), note)
+
+
+def _efficiency(results: Results) -> Block:
+    from semaug.eval.report import Column, Table
+
+    columns = (
+        Column("variant"), Column("training", unit="s"), Column("making artifacts", unit="s"),
+        Column("cost", digits=2, unit="x"), Column("memory, training", digits=0, unit="MB"),
+        Column("memory, making", digits=0, unit="MB"),
+    )  # fmt: skip
+    costs = cost_of(results)
+    lines: list[tuple[Cell, ...]] = []
+    for name in variants_of(results):
+        times = (results.seconds(kind_training.WHOLE, name), _making(results, name), costs.get(name))
+        memory = results.summary(kind_training.WHOLE, name, MEMORY)
+        lines.append((name, *times, None if memory is None else memory.mean, _memory(results, name)))
+    note = (
+        "Seconds of one run's training, and of one worker making the artifacts; cost is their sum as a multiple of the "
+        "training of `standard`. Memory is that of the process at its height, libraries included."
+    )
+    return Table("Efficiency", columns, tuple(lines), note)
 
 
 def _failed(rows: Mapping[str, Any], name: str) -> bool:

@@ -40,7 +40,9 @@ def test_options_of_every_scale_make_a_protocol(name: str) -> None:
             protocol = protocol_of(options_of(preset, scale, setting, {}))
             assert protocol.folds == (10 if scale in ("small", "paper") else {"tiny": 2, "smoke": 3}[scale])
     if "Gast" in preset.settings:
-        assert protocol_of(options_of(preset, "paper", "Gast", {})).diffaug.weight_decay == 1e-3
+        gast = {scale: protocol_of(options_of(preset, scale, "Gast", {})) for scale in ("smoke", "paper")}
+        assert gast["paper"].diffaug.weight_decay == 1e-3
+        assert {scale: found.data.neighbours for scale, found in gast.items()} == {"smoke": 5, "paper": 500}
 
 
 def _changed(name: str, **changes: Any) -> dict[str, Any]:

@@ -173,14 +173,15 @@ def _whole_images(source: ImageSource, encoder: OutsideEncoder, limit: int) -> N
 
 def objects_of(measuring: Measuring) -> tuple[str, GuidanceTable] | None:
     """The objects that views may keep, and who says so: annotations that were given, the generated images themselves,
-    else the first guidance of the study."""
+    else the first guidance, that which was given before that which was made."""
     truth = measuring.study.made_already(TRUTH, measuring.place)
     if truth is not None:
         return "true boxes", GuidanceTable.open(truth)
     scenes = open_source(measuring.study.data[measuring.place].train)
     if isinstance(scenes, ScenesSource):
         return "true boxes", GuidanceTable.of([scenes.guidance(i) for i in range(len(scenes))])
-    for name, artifact in measuring.study.preset.artifacts.items():
+    artifacts, given = measuring.study.preset.artifacts, measuring.study.made
+    for name, artifact in sorted(artifacts.items(), key=lambda named: named[0] not in given):
         made = measuring.ready.artifacts.get((name, measuring.place))
         if made is not None and made.path is not None and _is_guidance(artifact.kind, made.path):
             return f"boxes of {name}", GuidanceTable.open(made.path)

@@ -82,7 +82,9 @@ def load_card(folder: Path) -> EncoderCard:
     """The card of the encoder in ``folder``; raises ``MissingWeights`` or ``ArtifactError``."""
     path = folder / ENCODER_CARD
     if not path.exists():
-        raise MissingWeights(f"{folder} holds no {ENCODER_CARD}; give the folder of a finished `semaug pretrain` run")
+        raise MissingWeights(
+            f"{folder} holds no {ENCODER_CARD}; give the folder of a finished `semaug pretrain` or `diffaug train` run"
+        )
     try:
         return EncoderCard.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -228,9 +229,9 @@ def test_gap_recovery_is_of_paired_seeds_and_says_why_there_is_none(tmp_path: Pa
 
 
 def run_tiny(name: str, out: Path, only: tuple[str, ...] = (), **changes: Any) -> Any:
-    """A study at scale tiny with few images."""
+    """A study at scale tiny with fewer steps."""
     study = plan_study(name, "tiny", out, only=only)
-    scale = study.scale.model_copy(update={"steps": 2, "train_items": 24, "test_items": 24} | changes)
+    scale = study.scale.model_copy(update={"steps": 2} | changes)
     preset = study.preset.model_copy(update={"scales": {**study.preset.scales, "tiny": scale}})
     return run_study(replace(study, preset=preset))
 
@@ -288,7 +289,46 @@ def test_generated_images_are_trained_on_and_named_in_the_run(tmp_path: Path) ->
     assert run_tiny("sdi-table-7", tmp_path, ("standard", "gen_inflation")).failed == ()
     card = json.loads((tmp_path / "runs/all/gen_inflation/0/encoder.json").read_text())
     generated = open_source(str(tmp_path / "artifacts/main/generated.zarr"))
-    assert len(generated) == 24
+    assert len(generated) == 40  # one of each training image
     assert card["inputs"]["generated"] == generated.fingerprint
     results, _ = read_results(tmp_path)
     assert {(g.variant, g.control) for g in results.gains} == {("gen_inflation", "standard")}
+
+
+@dataclass(frozen=True)
+class Holds:
+    """Work that fills an array of so many megabytes while it runs."""
+
+    megabytes: int
+
+    def open(self) -> Holds:
+        return self
+
+    def run(self, indices: range, tick: Callable[[int], None]) -> None:
+        np.ones(self.megabytes * 125_000)
+
+
+def test_memory_is_what_work_holds_at_its_height(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdi, "_guidance_work", lambda measuring: Holds(32))
+    monkeypatch.setattr(sdi, "_generation_work", lambda measuring: Holds(128))
+    study = plan_study("sdi-figure-6", "tiny", tmp_path)
+    rows = sdi.memory(Measuring(study, Ready(study.data), {}, "main")).rows
+    if rows["memory/guidance_mb"]["value"] is None:
+        pytest.skip("this system does not tell the height of memory")
+    assert rows["memory/guidance_mb"]["value"] == pytest.approx(32, rel=0.2)
+    assert rows["memory/generation_mb"]["value"] == pytest.approx(128, rel=0.2)
+    assert rows["memory/reduction"]["value"] == pytest.approx(4, rel=0.3)
+    monkeypatch.setattr(sdi, "_guidance_work", lambda measuring: Holds(0))
+    nothing = sdi.memory(Measuring(study, Ready(study.data), {}, "main")).rows["memory/reduction"]
+    assert nothing["value"] is not None or "nothing shows" in nothing["reason"]
+
+
+def test_steps_and_batch_are_those_of_the_runs(tmp_path: Path) -> None:
+    assert run_tiny("sdi-table-13", tmp_path, steps=3, batch_size=8).failed == ()
+    results, _ = read_results(tmp_path)
+    lines = {(line.variant, line.metric): line for line in results.lines}
+    for variant in ("standard", "sdi"):
+        assert lines[variant, f"course/{variant}/steps"].ours.mean == 3  # type: ignore[union-attr]
+        assert lines[variant, f"course/{variant}/batch_size"].ours.mean == 8  # type: ignore[union-attr]
+    assert (tmp_path / "artifacts/main/crops/train").is_dir()
+    assert results.gains == ()

@@ -15,10 +15,11 @@ from semaug.artifacts.errors import InvalidOption, SourceError
 from semaug.artifacts.tables import Table, open_table
 from semaug.diffaug_core.projections import PROJECTIONS, Baseline
 from semaug.diffaug_core.settings import DiffAugSettings
+from semaug.diffaug_core.table_samples import TableSamples
 from semaug.eval.features import Features
 from semaug.eval.projection_scores import fold_rows, score_inductive, score_transductive
 from semaug.studies import projecting
-from semaug.studies.diffaug import Course
+from semaug.studies.diffaug import Course, train_run
 from semaug.studies.projecting import (
     Compared,
     Fit,
@@ -136,6 +137,16 @@ def test_what_decides_a_fit_is_its_identity(table: str, tmp_path: Path) -> None:
     assert changed["pca"] == made["pca"]  # no network, no course
     other = replace(SMALL, settings=("inductive",))
     assert Fit(table, digest, "A3", 0, 0, other, tmp_path).describe() == made["A3"]
+
+
+def test_what_other_settings_left_unfinished_is_begun_anew(table: str, tmp_path: Path) -> None:
+    digest = open_table(table).fingerprint
+    fit = Fit(table, digest, "B2", 0, 0, replace(SMALL, course=Course(steps=3)), tmp_path / "fit")
+    wanted = replace(fit, out=tmp_path / "other").run(lambda event: None)
+    train_run(TableSamples(open_table(table)), fit.out / "run", SMALL.diffaug, Course(steps=1))
+    found = fit.run(lambda event: None)
+    assert found["scores"] == wanted["scores"]
+    assert not (fit.out / "run").exists()
 
 
 def test_a_seed_is_one_job_of_a_study(table: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semaug.artifacts.errors import InvalidOption, SemaugError
+from semaug.artifacts.errors import ArtifactMismatch, InvalidOption, SemaugError
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
 from semaug.artifacts.tables import Table, open_table, require_classes
 from semaug.diffaug_core.ablations import ABLATIONS, Ablation, alpha_sweep
@@ -162,7 +162,12 @@ class Fit:
             return place_by_projection(self.method, table, rows, self.seed)
         settings = ablation_of(self.method).apply(self.protocol.diffaug)
         run = self.out / "run"
-        placed = place_by_diffaug(table, rows, run, settings, self.protocol, seed=self.seed, device=self.device)
+        place = partial(place_by_diffaug, table, rows, run, settings, self.protocol, seed=self.seed, device=self.device)
+        try:
+            placed = place()
+        except ArtifactMismatch:  # left by a comparison of other settings that was stopped here
+            shutil.rmtree(run, ignore_errors=True)
+            placed = place()
         shutil.rmtree(run, ignore_errors=True)
         return placed
 

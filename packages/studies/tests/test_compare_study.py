@@ -348,3 +348,23 @@ def test_an_artifact_of_other_images_fails_alone(tmp_path: Path) -> None:
     assert "views/guided-other/failed" in record["rows"]
     assert record["identity"] == ""  # to be measured again
     assert references(study.preset.variants["guided-other"].options) == ()
+
+
+def test_pairs_that_were_given_join_in(tmp_path: Path) -> None:
+    from semaug.pairs_dataset.proposals import ProposalRule
+    from semaug.studies.proposing import propose
+
+    pairs = tmp_path / "pairs.zarr"
+    propose("scenes:train?items=40&seed=0", pairs, rule=ProposalRule(4, 2))
+    only = ("standard", "semantic")
+    study = plan_study("compare", "tiny", tmp_path / "study", only=only, made={"semantic": str(pairs)})
+    done = run_study(study)
+    assert done.failed == ()
+    rows = json.loads((tmp_path / "study/measurements/views/record.json").read_text())["rows"]
+    assert (
+        rows["views/semantic/similarity"]["value"] < rows["views/standard/similarity"]["value"]
+    )  # two images, not one
+    assert "views/semantic/keeps" not in rows  # an image's boxes say nothing of the other's
+    results, _ = read_results(tmp_path / "study")
+    assert {gain.variant for gain in results.gains} == {"semantic"}
+    assert f"--artifact semantic={pairs}" in command_of(study)

@@ -34,12 +34,12 @@ def reference(y, z, ids, name, nu_y, nu_z, beta):
         for j in range(n):
             h = ids[c] == ids[j]
             p = (1 + h * (math.exp(beta) - 1)) * kernel_reference(name, math.dist(y[c], y[j]), nu_y)
-            over += p > 1
+            over += p > 1 and c != j
             q = kernel_reference(name, math.dist(z[c], z[j]), nu_z)
             p = min(p, 1.0)
             if c != j:
                 total -= p * math.log(q + 1e-5) + (1 - p) * math.log(1 - q + 1e-5)
-    return total / (n * (n - 1)), over / n**2
+    return total / (n * (n - 1)), over / (n * (n - 1))
 
 
 def drawn(n=6, widths=(5, 2), seed=0):

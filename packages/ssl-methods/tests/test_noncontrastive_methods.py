@@ -164,8 +164,8 @@ def test_dlme_reaches_the_features_through_p_unless_detached(detach):
 def test_dlme_reports_the_saturated_share():
     method = build("dlme", kernel="peak1", beta=1.0)
     image = torch.randn(1, 3, 16, 16).expand(4, -1, -1, -1)
-    scalars = method.eval()([image, image])  # eight equal rows: P is e on the 8 + 8 places of H, one elsewhere
-    assert scalars["saturated"].item() == pytest.approx(16 / 64)
+    scalars = method.eval()([image, image])  # eight equal rows: P is e on the 8 pairs of H, one elsewhere
+    assert scalars["saturated"].item() == pytest.approx(8 / 56)
 
 
 def model_on_rank(rank, world, name):

@@ -54,14 +54,16 @@ def positive_pairs(ids: Tensor, *, gathering: Gathering = "candidates") -> Tenso
 def soft_targets(
     latent: Tensor, positive: Tensor, similarity: Similarity, *, gathering: Gathering = "candidates"
 ) -> tuple[Tensor, Tensor]:
-    """P of Eq. 3, (n, N), and the share of its entries that the clamp to [0, 1] saturates, a 0-d tensor.
+    """P of Eq. 3, (n, N), and the share of it that the clamp to [0, 1] saturates, a 0-d tensor.
 
-    ``latent`` is y, (n, d); ``positive`` is H, bool (n, N), with N as ``positive_pairs`` has it.
+    The share leaves out a row with itself, as the loss does. ``latent`` is y, (n, d); ``positive`` is H, bool (n, N),
+    with N as ``positive_pairs`` has it.
     """
     latent = full(latent)
     pull = 1 + positive.to(latent.dtype) * (math.exp(similarity.beta) - 1)
     raw = pull * similarity.kernel(_distances(latent, _everyone(latent, gathering)), similarity.nu_y)
-    return raw.clamp(0, 1), (raw.detach() > 1).to(latent.dtype).mean()
+    over = (raw.detach() > 1).masked_fill(_itself(*_shape(latent, gathering), latent), False)
+    return raw.clamp(0, 1), over.sum().to(latent.dtype) / _pairs(*_shape(latent, gathering))
 
 
 def soft_contrastive_loss(
@@ -95,9 +97,8 @@ def soft_contrastive_terms(
     *,
     gathering: Gathering = "candidates",
 ) -> tuple[Tensor, Tensor]:
-    """``soft_contrastive_loss`` and the share of P, of all (n, N), that the clamp saturates."""
-    rows = len(latent)
-    ranks = world()[1] if gathering == "candidates" else 1
+    """``soft_contrastive_loss`` and the share of P that the clamp saturates, of the same pairs."""
+    rows, ranks = _shape(latent, gathering)
     if embedding.shape[0] != rows or positive.shape != (rows, rows * ranks):
         raise InvalidOption(
             f"latent has {rows} rows, embedding {len(embedding)}, positive is {tuple(positive.shape)}; "
@@ -107,13 +108,23 @@ def soft_contrastive_terms(
         if rules := _rules(similarity, positive, ranks):
             sides = (*_sides(latent, gathering), *_sides(embedding, gathering))
             total, over = PairCosts.apply(*sides, positive, rules)  # type: ignore[no-untyped-call]
-            return total / (rows * (rows * ranks - 1)), over.to(total.dtype) / positive.numel()
+            return total / _pairs(rows, ranks), over.to(total.dtype) / _pairs(rows, ranks)
         target, saturated = soft_targets(latent, positive, similarity, gathering=gathering)
         target = target.detach() if similarity.detach_p else target
         z = full(embedding)
         q = similarity.kernel(_distances(z, _everyone(z, gathering)), similarity.nu_z)
         costs = -(target * torch.log(q + EPSILON) + (1 - target) * torch.log(1 - q + EPSILON))
-        return costs.masked_fill(_itself(rows, ranks, costs), 0).sum() / (rows * (rows * ranks - 1)), saturated
+        return costs.masked_fill(_itself(rows, ranks, costs), 0).sum() / _pairs(rows, ranks), saturated
+
+
+def _shape(rows: Tensor, gathering: Gathering) -> tuple[int, int]:
+    """Local rows, and the ranks whose rows they are compared with."""
+    return len(rows), world()[1] if gathering == "candidates" else 1
+
+
+def _pairs(rows: int, ranks: int) -> int:
+    """Pairs of a local row with another row."""
+    return rows * (rows * ranks - 1)
 
 
 def _rules(similarity: Similarity, positive: Tensor, ranks: int) -> PairRules | None:

@@ -70,7 +70,7 @@ class PairRules:
 
 class PairCosts(torch.autograd.Function):
     """``PairCosts.apply(y, all_y, z, all_z, positive, rules)``: the sum of costs over all pairs but of a row and
-    itself, and the number of pairs whose P is clamped.
+    itself, and the number of those pairs whose P is clamped.
 
     ``y`` (n, d) and ``all_y`` (N, d) are centred if d is above ``NARROW``; ``z`` and ``all_z`` likewise; ``positive``
     bool (n, N).
@@ -123,6 +123,7 @@ class _Pairs:
         raw, y_factor = rules.target.of(squared_distances(self.y[rows], self.all_y[columns]))
         raw *= positive[rows, columns].to(raw.dtype).mul_(math.expm1(rules.beta)).add_(1)
         clamped = raw > 1
+        clamped[diagonal] = False
         self.saturated += (clamped.sum(dim=0) * weight).sum().long()
         p = raw.clamp(max=1)
         q, z_factor = rules.found.of(squared_distances(self.z[rows], self.all_z[columns]))

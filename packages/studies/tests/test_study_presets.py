@@ -38,7 +38,6 @@ def test_a_preset_says_what_it_is_and_how_to_run_it(name: str) -> None:
     assert preset.scales["paper"].backbone is None
     printed = printed_cells(preset)
     assert all(cell.value is not None or re.fullmatch(r"\d+-\d+", cell.text) for cell in printed.values())
-    assert not preset.cells or preset.primary in preset.cells.measures.values() or preset.kind == "measurement"
 
 
 @pytest.mark.parametrize(("paper", "tables"), [("P1", P1_TABLES), ("P2", ["T1", "T2", "T3", "T4", "T5"])])

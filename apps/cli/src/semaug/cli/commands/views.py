@@ -93,7 +93,7 @@ def show(
     positives = {"augment": augment, "alpha": alpha, "raw_positives": raw_positives}
     if "diffusion" not in names and any(value is not None for value in positives.values()):
         raise click.UsageError("--augment, --alpha and --raw-positives are for --pairs diffusion; name it, too")
-    own = {"diffusion": positives}
+    own: dict[str, dict[str, Any]] = {"diffusion": positives}
     variants = {name: make_pairs(name, source, guidance=table, **options, **own.get(name, {})) for name in names}
     count = min(len(pairs.images) for pairs in variants.values())
     chosen = sorted({i * count // items for i in range(items)})

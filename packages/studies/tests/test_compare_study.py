@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,37 @@ def test_the_verdict_is_the_best_variant_minus_the_best_control(tmp_path: Path) 
     assert "not printed" not in page
     for part in ("Consistency, efficiency, diversity", "The crop scale of the baseline"):
         assert part in page
+
+
+def test_seeds_of_one_variant_alone_have_no_pair(tmp_path: Path) -> None:
+    """As after a call for more seeds that was stopped."""
+    forged(tmp_path, {**VALUES, "standard": VALUES["standard"][:3], "random_box-saliency": [0.40, 0.41]})
+    results, _ = read_results(tmp_path)
+    gain = {g.variant: g for g in results.gains}["guided-saliency"]
+    assert gain.control == "standard"
+    wanted = paired_difference(VALUES["guided-saliency"][:3], VALUES["standard"][:3])
+    assert gain.at_steps == wanted
+    assert write_study_report(tmp_path).failed == ()
+
+
+def test_what_trains_longer_is_settled_once_until_another_control_is_best(tmp_path: Path) -> None:
+    from semaug.studies.study import running
+    from semaug.studies.study.kinds import Kind, Longer
+
+    study = forged(tmp_path, VALUES)
+    rows = [Longer("all", "guided-saliency", "standard", 1.4, 1.4), Longer("all", "diffusion", "standard", 3.0, 3.0)]
+    kept = [asdict(row) for row in rows]
+    record = read_record(tmp_path)
+    assert record is not None
+    write_record(study, {"jobs": record["jobs"], "artifacts": [], "longer": kept})
+    found: dict[tuple[str, str], list[Any]] = {("all", name): [] for name in VALUES}
+    for asked, wanted in (
+        ([], ["standard x1.40"]),  # it seems to cost no more now
+        ([Longer("all", "guided-saliency", "standard", 1.5, 1.5)], ["standard x1.40"]),
+        ([Longer("all", "guided-saliency", "center", 1.5, 1.5)], ["center x1.50"]),
+    ):
+        kind = Kind("", lambda preset: None, lambda study, ready: [], lambda *args, rows=asked: rows)
+        assert [a.name for a in running._longer(study, None, kind, found)] == wanted  # type: ignore[arg-type]
 
 
 def test_a_copy_of_views_already_measured_is_not_measured_again(tmp_path: Path) -> None:

@@ -110,9 +110,11 @@ class Results:
         return sorted(found, key=lambda run: run.seed)
 
     def score(self, setting: str, variant: str, metrics: Sequence[str]) -> Compared:
-        """The measures of one place, seed by seed."""
-        runs = self.of(setting, variant)
-        return Compared({metric: [run.value(metric) for run in runs] for metric in metrics})
+        """The measures of one place, by the seeds of its setting; None where it has no run of a seed."""
+        seeds = sorted({run.seed for run in self.runs if run.setting == setting})
+        known = {run.seed: run for run in self.of(setting, variant)}
+        runs = [known.get(seed) for seed in seeds]
+        return Compared({metric: [run.value(metric) if run else None for run in runs] for metric in metrics})
 
     def summary(self, setting: str, variant: str, metric: str, scale: float = 1.0) -> Summary | None:
         """Mean, deviation and n of one measure; a measurement of the study stands in where no run has it."""

@@ -133,10 +133,14 @@ def grouped(planned: Sequence[Planned], outcomes: Sequence[Outcome]) -> dict[tup
 
 
 def _longer(study: Study, ready: Ready, kind: Kind, found: Mapping[tuple[str, str], Sequence[Outcome]]) -> list[Longer]:
-    """What is to train longer: what an earlier call settled, since times differ, and the rest by what was found."""
-    kept = {(a.setting, a.variant): a for a in (Longer(**row) for row in _kept(study, "longer"))}
-    asked = {(a.setting, a.variant): a for a in kind.longer(study, ready, found)}
-    return [kept.get(place, a) for place, a in asked.items()]
+    """What is to train longer: what an earlier call settled, since times differ, unless another control is best now."""
+    kept = (Longer(**row) for row in _kept(study, "longer"))
+    settled = {(a.setting, a.variant): a for a in kept if (a.setting, a.variant) in found}
+    for asked in kind.longer(study, ready, found):
+        place = (asked.setting, asked.variant)
+        if place not in settled or settled[place].control != asked.control:
+            settled[place] = asked
+    return list(settled.values())
 
 
 def _kept(study: Study, part: str) -> list[dict[str, Any]]:

@@ -146,18 +146,17 @@ class Guarded:
             return {"cannot be described": str(error)}
 
     def run(self, on_progress: OnProgress) -> dict[str, Any]:
-        """The job's result; raises ``JobFailed`` for any error."""
+        """The job's result; raises ``JobFailed`` for any error. What an earlier try left of its error is forgotten."""
+        (self.out / ERROR).unlink(missing_ok=True)
         try:
             job = self.job.on(worker_device(self.devices)) if hasattr(self.job, "on") else self.job
-            rows = dict(job.run(on_progress))
+            return dict(job.run(on_progress))
         except SemaugError as error:
             if error.exit_code != SemaugError.exit_code:  # asked to stop, which is no failure
                 raise
             raise self._failed(error) from error
         except Exception as error:  # one variant's trouble is no reason to lose the others
             raise self._failed(error) from error
-        (self.out / ERROR).unlink(missing_ok=True)
-        return rows
 
     def _failed(self, error: Exception) -> JobFailed:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from semaug.artifacts.errors import InvalidOption
@@ -73,21 +74,19 @@ class Kind:
     compares: bool = True
 
 
+KINDS = {
+    "training": "semaug.studies.study.kind_training",
+    "measurement": "semaug.studies.study.kind_measurement",
+    "semantic-pairs": "semaug.studies.study.kind_semantic_pairs",
+    "diffaug": "semaug.studies.study.kind_diffaug",
+    "compare": "semaug.studies.study.kind_compare",
+}
+"""Kind -> the module whose ``KIND`` it is, imported when a preset of that kind is opened."""
+
+
 def kind_of(preset: Preset) -> Kind:
     """The kind of a preset; raises ``InvalidOption`` naming those there are."""
-    kinds = _kinds()
-    if preset.kind not in kinds:
-        raise InvalidOption(f"{preset.name}: no kind of study is called {preset.kind!r}; choose {', '.join(kinds)}")
-    return kinds[preset.kind]
-
-
-def _kinds() -> dict[str, Kind]:
-    from semaug.studies.study import kind_compare, kind_diffaug, kind_measurement, kind_semantic_pairs, kind_training
-
-    return {
-        "training": kind_training.KIND,
-        "measurement": kind_measurement.KIND,
-        "semantic-pairs": kind_semantic_pairs.KIND,
-        "diffaug": kind_diffaug.KIND,
-        "compare": kind_compare.KIND,
-    }
+    if preset.kind not in KINDS:
+        raise InvalidOption(f"{preset.name}: no kind of study is called {preset.kind!r}; choose {', '.join(KINDS)}")
+    kind: Kind = import_module(KINDS[preset.kind]).KIND
+    return kind

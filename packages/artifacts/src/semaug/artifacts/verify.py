@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,9 @@ class Verification:
     problems: tuple[str, ...]
 
 
-def verify(path: Path) -> Verification:
+def verify(path: str | os.PathLike[str]) -> Verification:
     """Check an artifact, a materialised folder or a training run; raises ``ArtifactError`` when it is none of them."""
+    path = Path(path)
     if (path / ENCODER_CARD).exists():
         return _verify_run(path)
     if (path / MATERIALIZED).exists():

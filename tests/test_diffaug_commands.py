@@ -90,11 +90,12 @@ def test_images_go_the_same_way(tmp_path: Path) -> None:
     images = "scenes:train?items=12"
     run = tmp_path / "run"
     trained = done(
-        "train", images, "--size", "16", "--out", run, "--steps", "3", "--batch-size", "4", "--sampler-steps", "2",
+        "train", images, "--size", "16", "--out", run, "--steps", "3", "--batch-size", "4", "--sampler-steps", "2", "--prediction", "noise",
         "--generator-widths", "8,8",
     )  # fmt: skip
     assert trained["steps"] == 3
     assert load_card(run).input_size == 16
+    assert json.loads((run / "generator.json").read_text())["options"]["prediction"] == "noise"
     assert done("augment", images, run, "--out", tmp_path / "a.zarr")["positives"] == 12
     done("embed", images, run, "--out", tmp_path / "z.csv")
     lines = (tmp_path / "z.csv").read_text().splitlines()

@@ -25,10 +25,11 @@ from semaug.cli.engines import engine_options, pick_devices, shard_workers
 
 Decorator = Callable[[Any], Any]
 EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
-KERNELS, CONDITIONS, SAMPLERS = (
+KERNELS, CONDITIONS, SAMPLERS, PREDICTIONS = (
     ("official", "paper", "peak1"),
     ("y", "z", "label", "random"),
     ("ddim", "ddpm", "dpm-solver"),
+    ("noise", "velocity", "clean"),
 )
 LOSSES, SCHEDULES, VIEWS, LAYOUTS = ("soft", "infonce"), ("joint", "em"), ("clean", "hand"), ("dlme", "newer")
 ABLATION_SEEDS = 5
@@ -117,6 +118,7 @@ method_options = _all(
     _list("--encoder-widths", "Of the encoder of rows (500,300,80)."),
     click.option("--backbone", help="The encoder of images (small-cnn); the paper's is resnet50."),
     _list("--generator-widths", "Of the generator: layers of rows (500,80,500), channels of images (32,64,128)."),
+    _choice("--prediction", PREDICTIONS, "velocity", "What the generator's layers put out; the paper's, the noise."),
 )
 seed_option = _number("--seed", 0, "Of weights and all draws.")
 
@@ -318,7 +320,10 @@ def _settings(options: Mapping[str, Any], *, images: bool) -> Any:
     encoder = {"embedding": options["embedding"], "backbone": options["backbone"], "widths": options["encoder_widths"]}
     if not images:
         encoder["layout"] = options["layout"]
-    generator = {"channels" if images else "widths": options["generator_widths"]}
+    generator = {
+        "channels" if images else "widths": options["generator_widths"],
+        "prediction": options["prediction"],
+    }
     names = {field.name for field in fields(DiffAugSettings)} & set(options)
     return DiffAugSettings(
         **{name: options[name] for name in names}, encoder=_given(encoder), generator=_given(generator)

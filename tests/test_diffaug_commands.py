@@ -90,7 +90,8 @@ def test_images_go_the_same_way(tmp_path: Path) -> None:
     images = "scenes:train?items=12"
     run = tmp_path / "run"
     trained = done(
-        "train", images, "--size", "16", "--out", run, "--steps", "3", "--batch-size", "4", "--sampler-steps", "2", "--prediction", "noise",
+        "train", images, "--size", "16", "--out", run, "--steps", "3", "--batch-size", "4", "--sampler-steps", "2",
+        "--prediction", "noise",
         "--generator-widths", "8,8",
     )  # fmt: skip
     assert trained["steps"] == 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from semaug.cli.console import (
     settings,
 )
 from semaug.cli.engines import engine_options, pick_devices, shard_workers
+from semaug.cli.options import Decorator, choice, number, together
 
-Decorator = Callable[[Any], Any]
 EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
 KERNELS, CONDITIONS, SAMPLERS, PREDICTIONS = (
     ("official", "paper", "peak1"),
@@ -35,27 +35,8 @@ LOSSES, SCHEDULES, VIEWS, LAYOUTS = ("soft", "infonce"), ("joint", "em"), ("clea
 ABLATION_SEEDS = 5
 
 
-def _all(*options: Decorator) -> Decorator:
-    """Several options as one decorator, in this order."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _choice(flag: str, values: Sequence[str], default: str | None, help_: str) -> Decorator:
-    return click.option(flag, type=click.Choice(values), default=default, show_default=default is not None, help=help_)
-
-
-def _number(flag: str, default: Any, help_: str, kind: Any = None) -> Decorator:
-    return click.option(flag, type=kind, default=default, show_default=default is not None, help=help_)
-
-
 def _positive(flag: str, default: Any, help_: str) -> Decorator:
-    return _number(flag, default, help_, click.IntRange(1))
+    return number(flag, default, help_, click.IntRange(1))
 
 
 def _widths(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -75,52 +56,52 @@ def _list(flag: str, help_: str) -> Decorator:
     return click.option(flag, callback=_widths, metavar="N,N,..", help=help_)
 
 
-data_options = _all(
-    _number("--size", None, "Side of images, pixels (their own, where all are squares of one).", click.IntRange(8)),
+data_options = together(
+    number("--size", None, "Side of images, pixels (their own, where all are squares of one).", click.IntRange(8)),
     _positive("--neighbours", 5, "Near rows that a row of a table is mixed with."),
-    _number("--components", 50, "Principal components that they are found among (0: all columns).", click.IntRange(0)),
+    number("--components", 50, "Principal components that they are found among (0: all columns).", click.IntRange(0)),
 )
-course_options = _all(
-    _number("--epochs", None, "Passes of the encoder over the samples (400).", click.IntRange(1)),
-    _number("--steps", None, "Or its steps.", click.IntRange(1)),
-    _number("--batch-size", None, "Samples a step (500, or all of a smaller set).", click.IntRange(2)),
+course_options = together(
+    number("--epochs", None, "Passes of the encoder over the samples (400).", click.IntRange(1)),
+    number("--steps", None, "Or its steps.", click.IntRange(1)),
+    number("--batch-size", None, "Samples a step (500, or all of a smaller set).", click.IntRange(2)),
 )
-method_options = _all(
-    _choice("--loss", LOSSES, "soft", "Soft contrastive, or InfoNCE (B3)."),
-    _choice("--kernel", KERNELS, "official", "Of similarities: the code's, Eq. 4's, or Eq. 4's scaled to 1 at 0."),
-    _number("--nu-y", 100.0, "Degrees of freedom in the latent space y.", float),
-    _number("--nu-z", 0.01, "And in the embedding z.", float),
-    _number("--beta", 1.0, "Pull of true pairs.", click.FloatRange(0, 1)),
+method_options = together(
+    choice("--loss", LOSSES, "soft", "Soft contrastive, or InfoNCE (B3)."),
+    choice("--kernel", KERNELS, "official", "Of similarities: the code's, Eq. 4's, or Eq. 4's scaled to 1 at 0."),
+    number("--nu-y", 100.0, "Degrees of freedom in the latent space y.", float),
+    number("--nu-z", 0.01, "And in the embedding z.", float),
+    number("--beta", 1.0, "Pull of true pairs.", click.FloatRange(0, 1)),
     click.option("--detach-p/--no-detach-p", default=True, help="Whether P is a fixed target of each step (yes)."),
-    _number("--temperature", 0.2, "Of InfoNCE.", float),
-    _choice("--first-view", VIEWS, None, "The sample itself (tables) or its hand-made augmentation (images)."),
-    _choice("--condition", CONDITIONS, "y", "What the generator is told of a sample."),
+    number("--temperature", 0.2, "Of InfoNCE.", float),
+    choice("--first-view", VIEWS, None, "The sample itself (tables) or its hand-made augmentation (images)."),
+    choice("--condition", CONDITIONS, "y", "What the generator is told of a sample."),
     click.option("--generate/--no-generate", default=True, help="Whether there is a generator (yes; B2 has none)."),
-    _number("--alpha", 0.1, "Probability that a second view is a generated one.", click.FloatRange(0, 1)),
-    _number("--alpha-ramp", 0, "Epochs in which it rises to that.", click.IntRange(0)),
-    _choice("--schedule", SCHEDULES, "joint", "Both networks every step, or in turns."),
-    _number("--warmup-epochs", None, "On hand-made augmentation alone (a fifth of all).", click.IntRange(0)),
-    _number("--generator-epochs", None, "Of the generator alone, then (as many as the encoder's).", click.IntRange(0)),
-    _number("--block-epochs", None, "A turn of `em` (a tenth of all).", click.IntRange(1)),
+    number("--alpha", 0.1, "Probability that a second view is a generated one.", click.FloatRange(0, 1)),
+    number("--alpha-ramp", 0, "Epochs in which it rises to that.", click.IntRange(0)),
+    choice("--schedule", SCHEDULES, "joint", "Both networks every step, or in turns."),
+    number("--warmup-epochs", None, "On hand-made augmentation alone (a fifth of all).", click.IntRange(0)),
+    number("--generator-epochs", None, "Of the generator alone, then (as many as the encoder's).", click.IntRange(0)),
+    number("--block-epochs", None, "A turn of `em` (a tenth of all).", click.IntRange(1)),
     _positive("--refresh-every", 10, "Epochs after which generated views are made anew."),
     _positive("--copies", 1, "Generated views kept of each sample."),
     _positive("--timesteps", 1000, "Of the diffusion."),
-    _choice("--sampler", SAMPLERS, "ddim", "How views are drawn from noise."),
+    choice("--sampler", SAMPLERS, "ddim", "How views are drawn from noise."),
     _positive("--sampler-steps", 50, "In how many steps."),
-    _number("--eta", 0.0, "Noise of ddim's steps (0: none, 1: as ddpm).", click.FloatRange(0, 1)),
-    _number("--generator-weight", 0.01, "Of the generator's loss.", click.FloatRange(0)),
-    _number("--lr", 1e-3, "Of the encoder.", float),
-    _number("--generator-lr", 1e-3, "Of the generator.", float),
-    _number("--weight-decay", 1e-6, "Of both.", click.FloatRange(0)),
-    _number("--ema-decay", 0.9999, "Of the generator's running average, which draws.", click.FloatRange(0, 1)),
-    _number("--embedding", 2, "Width of z.", click.IntRange(1)),
-    _choice("--layout", LAYOUTS, "dlme", "Of the encoder of rows: DLME's code, or DiffAug's own."),
+    number("--eta", 0.0, "Noise of ddim's steps (0: none, 1: as ddpm).", click.FloatRange(0, 1)),
+    number("--generator-weight", 0.01, "Of the generator's loss.", click.FloatRange(0)),
+    number("--lr", 1e-3, "Of the encoder.", float),
+    number("--generator-lr", 1e-3, "Of the generator.", float),
+    number("--weight-decay", 1e-6, "Of both.", click.FloatRange(0)),
+    number("--ema-decay", 0.9999, "Of the generator's running average, which draws.", click.FloatRange(0, 1)),
+    number("--embedding", 2, "Width of z.", click.IntRange(1)),
+    choice("--layout", LAYOUTS, "dlme", "Of the encoder of rows: DLME's code, or DiffAug's own."),
     _list("--encoder-widths", "Of the encoder of rows (500,300,80)."),
     click.option("--backbone", help="The encoder of images (small-cnn); the paper's is resnet50."),
     _list("--generator-widths", "Of the generator: layers of rows (500,80,500), channels of images (32,64,128)."),
-    _choice("--prediction", PREDICTIONS, "velocity", "What the generator's layers put out; the paper's, the noise."),
+    choice("--prediction", PREDICTIONS, "velocity", "What the generator's layers put out; the paper's, the noise."),
 )
-seed_option = _number("--seed", 0, "Of weights and all draws.")
+seed_option = number("--seed", 0, "Of weights and all draws.")
 
 
 @click.group(cls=VerbGroup)
@@ -167,11 +148,11 @@ def train(data: str, out: Path, as_json: bool, overwrite: bool, **options: Any) 
 @click.argument("data")
 @click.argument("run", type=EXISTING)
 @_positive("--k", 1, "Positives of each sample.")
-@_choice("--sampler", SAMPLERS, None, "How they are drawn from noise (as in training).")
-@_number("--sampler-steps", None, "In how many steps (as in training).", click.IntRange(1))
-@_number("--eta", None, "Noise of ddim's steps (as in training).", click.FloatRange(0, 1))
-@_number("--batch-size", None, "Positives made together (512 rows, 128 images).", click.IntRange(1))
-@_number("--shard-size", None, "Samples a shard, the unit of resuming (1024 rows, 256 images).", click.IntRange(1))
+@choice("--sampler", SAMPLERS, None, "How they are drawn from noise (as in training).")
+@number("--sampler-steps", None, "In how many steps (as in training).", click.IntRange(1))
+@number("--eta", None, "Noise of ddim's steps (as in training).", click.FloatRange(0, 1))
+@number("--batch-size", None, "Positives made together (512 rows, 128 images).", click.IntRange(1))
+@number("--shard-size", None, "Samples a shard, the unit of resuming (1024 rows, 256 images).", click.IntRange(1))
 @seed_option
 @out_option("the generated positives")
 @engine_options
@@ -229,11 +210,11 @@ def embed(data: str, run: Path, latent: bool, out: Path, overwrite: bool, as_jso
 @click.option("--only", help="Methods, as A1,B2,pca (A1 to B5). A3 is DiffAug; pca, tsne, umap.. are projections.")
 @click.option("--alphas", help="Probabilities of a generated view to compare, as 0,0.1,0.5 (Fig. 4).")
 @_positive("--seeds", ABLATION_SEEDS, "Runs of each.")
-@_number("--folds", 10, "Folds of each.", click.IntRange(2))
-@_choice("--setting", ("both", "inductive", "transductive"), "both", "Whether held-out rows are seen in fitting.")
+@number("--folds", 10, "Folds of each.", click.IntRange(2))
+@choice("--setting", ("both", "inductive", "transductive"), "both", "Whether held-out rows are seen in fitting.")
 @click.option("--fit", default="", help="Steps that every fold fits on its own training rows, as pca:50,unit.")
 @_positive("--neighbours", 5, "Near rows that a row is mixed with.")
-@_number("--components", 50, "Principal components that they are found among (0: all columns).", click.IntRange(0))
+@number("--components", 50, "Principal components that they are found among (0: all columns).", click.IntRange(0))
 @course_options
 @method_options
 @json_option

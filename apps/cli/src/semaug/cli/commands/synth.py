@@ -20,81 +20,62 @@ from semaug.cli.console import (
     progress,
 )
 from semaug.cli.engines import engine_options, pick_devices, shard_workers
+from semaug.cli.options import Decorator, choice, number, together
 
 if TYPE_CHECKING:
     from semaug.artifacts.store import ArtifactSummary
     from semaug.prompt_synthesis.pipeline import Running
 
-Decorator = Callable[[Any], Any]
 EXISTING = click.Path(exists=True, path_type=Path)
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
-def _all(*options: Decorator) -> Decorator:
-    """Several options as one decorator, in this order."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _choice(flag: str, values: Sequence[str], default: str | None, help_: str) -> Decorator:
-    return click.option(flag, type=click.Choice(values), default=default, show_default=default is not None, help=help_)
-
-
-def _number(flag: str, default: Any, help_: str, kind: Any = None) -> Decorator:
-    return click.option(flag, type=kind, default=default, show_default=default is not None, help=help_)
-
-
-caption_options = _all(
-    _choice("--prompt", ("question", "describe", "objects"), "describe", "Which of the paper's three questions."),
-    _number("--caption-batch", 8, "Images that are captioned together.", click.IntRange(1)),
-    _number("--caption-tokens", 60, "Longest caption, in the model's tokens.", click.IntRange(1)),
+caption_options = together(
+    choice("--prompt", ("question", "describe", "objects"), "describe", "Which of the paper's three questions."),
+    number("--caption-batch", 8, "Images that are captioned together.", click.IntRange(1)),
+    number("--caption-tokens", 60, "Longest caption, in the model's tokens.", click.IntRange(1)),
 )
-rewrite_options = _all(
+rewrite_options = together(
     click.option("--endpoint", metavar="URL", help="An OpenAI-compatible server that has the model (vLLM, Ollama ..)."),
     click.option("--key-variable", metavar="NAME", help="The environment variable that holds the server's key."),
-    _number("--concurrency", 8, "Questions a server is asked at once.", click.IntRange(1)),
-    _choice("--kind", ("rewriting", "expansion", "none"), "rewriting", "Keep the meaning, add things, or no examples."),
-    _number("--rewrite-batch", 8, "Captions that are rewritten together.", click.IntRange(1)),
-    _number("--rewrite-tokens", 96, "Longest rewriting, in the model's tokens.", click.IntRange(1)),
-    _number("--temperature", 0.9, "Of the language model (0: the likeliest words).", click.FloatRange(0)),
+    number("--concurrency", 8, "Questions a server is asked at once.", click.IntRange(1)),
+    choice("--kind", ("rewriting", "expansion", "none"), "rewriting", "Keep the meaning, add things, or no examples."),
+    number("--rewrite-batch", 8, "Captions that are rewritten together.", click.IntRange(1)),
+    number("--rewrite-tokens", 96, "Longest rewriting, in the model's tokens.", click.IntRange(1)),
+    number("--temperature", 0.9, "Of the language model (0: the likeliest words).", click.FloatRange(0)),
 )
-segment_options = _all(
+segment_options = together(
     click.option("--labels", help="Classes of an exported model: ade20k, coco, or a JSON list."),
-    _number("--segment-side", None, "Side of an exported model's input, pixels.", click.IntRange(1)),
+    number("--segment-side", None, "Side of an exported model's input, pixels.", click.IntRange(1)),
     click.option("--label-of", multiple=True, metavar="LABEL=NAME", help="ADE20K name of another label; repeatable."),
-    _number("--segment-batch", 4, "Images that are segmented together.", click.IntRange(1)),
+    number("--segment-batch", 4, "Images that are segmented together.", click.IntRange(1)),
 )
-generate_options = _all(
+generate_options = together(
     click.option("--controlnet", help="A ControlNet for ADE20K maps, for --visual mask and mixing."),
-    _choice("--visual", ("real", "mask", "mixing", "noise"), "real", "What an image is generated from."),
-    _choice("--vary", ("none", "noise", "crop"), "none", "How further visual prompts differ (--n-vp)."),
-    _number("--n-sem", 0, "Images by rewritten captions, of each image.", click.IntRange(0)),
-    _number("--n-vp", 0, "Images by varied visual prompts, of each image.", click.IntRange(0)),
-    _number("--repeats", 1, "Images of each prompt, by other noise.", click.IntRange(1)),
-    _choice("--counting", ("additive", "product"), "additive", "1 + n_sem + n_vp images, or (1 + n_sem)(1 + n_vp)."),
-    _number("--steps", 50, "Steps of the diffusion.", click.IntRange(1)),
-    _number("--strength", 0.7, "Share of them that repaint the image.", float),
-    _number("--guidance", 7.5, "Weight of the prompt (turbo models: 0).", float),
-    _number("--size", 512, "Side of what is generated, pixels.", click.IntRange(8)),
-    _number("--store-size", None, "Shorter side of what is kept, pixels (that of --size).", click.IntRange(1)),
-    _choice("--shape", ("square", "original"), "square", "Of what is kept: as generated, or the real image's."),
-    _choice("--layout", ("auto", "raw", "jpeg"), "auto", "Pixels, JPEG, or by --store-size."),
-    _number("--generate-batch", 4, "Images that are generated together.", click.IntRange(1)),
+    choice("--visual", ("real", "mask", "mixing", "noise"), "real", "What an image is generated from."),
+    choice("--vary", ("none", "noise", "crop"), "none", "How further visual prompts differ (--n-vp)."),
+    number("--n-sem", 0, "Images by rewritten captions, of each image.", click.IntRange(0)),
+    number("--n-vp", 0, "Images by varied visual prompts, of each image.", click.IntRange(0)),
+    number("--repeats", 1, "Images of each prompt, by other noise.", click.IntRange(1)),
+    choice("--counting", ("additive", "product"), "additive", "1 + n_sem + n_vp images, or (1 + n_sem)(1 + n_vp)."),
+    number("--steps", 50, "Steps of the diffusion.", click.IntRange(1)),
+    number("--strength", 0.7, "Share of them that repaint the image.", float),
+    number("--guidance", 7.5, "Weight of the prompt (turbo models: 0).", float),
+    number("--size", 512, "Side of what is generated, pixels.", click.IntRange(8)),
+    number("--store-size", None, "Shorter side of what is kept, pixels (that of --size).", click.IntRange(1)),
+    choice("--shape", ("square", "original"), "square", "Of what is kept: as generated, or the real image's."),
+    choice("--layout", ("auto", "raw", "jpeg"), "auto", "Pixels, JPEG, or by --store-size."),
+    number("--generate-batch", 4, "Images that are generated together.", click.IntRange(1)),
     click.option("--safety-checker/--no-safety-checker", default=True, help="Check images where the model can (yes)."),
     click.option("--variant", help="Infix of the weight files, say fp16."),
 )
-dtype_option = _choice("--dtype", DTYPES, "auto", "Numbers to compute in (auto: half precision on a GPU).")
-seed_option = _number("--seed", 0, "Of all that is drawn.")
+dtype_option = choice("--dtype", DTYPES, "auto", "Numbers to compute in (auto: half precision on a GPU).")
+seed_option = number("--seed", 0, "Of all that is drawn.")
 
 
 def shard_option(default: int) -> Decorator:
     """``--shard-size``, the unit of resuming."""
-    return _number("--shard-size", default, "Images a shard, the unit of resuming.", click.IntRange(1))
+    return number("--shard-size", default, "Images a shard, the unit of resuming.", click.IntRange(1))
 
 
 @click.group(cls=VerbGroup)
@@ -150,7 +131,7 @@ def _report_captions(out: Path, summary: ArtifactSummary, as_json: bool) -> None
 @group.command()
 @click.argument("captions", type=EXISTING)
 @click.option("--model", required=True, help="A causal language model, or its name at --endpoint.")
-@_number("--n-sem", 1, "Rewritings of each caption.", click.IntRange(1))
+@number("--n-sem", 1, "Rewritings of each caption.", click.IntRange(1))
 @click.option("--generator", help="The generator that will read them: its tokenizer counts the tokens.")
 @rewrite_options
 @dtype_option
@@ -247,8 +228,8 @@ def generate(
 @click.argument("synthetic", type=EXISTING)
 @click.argument("folder")
 @click.option("--model", required=True, help="A CLIP (the paper's is ViT-L/14).")
-@_number("--threshold", 0.6, "The cosine below which an image counts as bad.", click.FloatRange(-1, 1))
-@_number("--batch-size", 32, "Images that are embedded together.", click.IntRange(1))
+@number("--threshold", 0.6, "The cosine below which an image counts as bad.", click.FloatRange(-1, 1))
+@number("--batch-size", 32, "Images that are embedded together.", click.IntRange(1))
 @click.option("--detector", help="Also compare the boxes that this detector finds on both, say saliency.")
 @click.option("--detector-option", multiple=True, metavar="NAME=VALUE", help="An option of the detector; repeatable.")
 @dtype_option

@@ -13,6 +13,7 @@ from semaug.diffaug_core import Average, NoiseSchedule, build_generator, denoisi
 from semaug.diffaug_core.diffusion import noised
 from semaug.diffaug_core.generators import PREDICTIONS
 from semaug.diffaug_core.generators.base import time_features
+from semaug.ssl_methods.errors import WeightsMismatch
 
 PAPER = NoiseSchedule.linear()
 SMALL = {"channels": (8, 16), "attention": (16,)}
@@ -153,7 +154,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(ArtifactError, match=r"does not fit its card.*blocks\.1"):
         load_generator(tmp_path)
     (tmp_path / "generator.safetensors").write_bytes(b"torn")
-    with pytest.raises(ArtifactError, match="digest"):
+    with pytest.raises(WeightsMismatch, match="digest"):
         load_generator(tmp_path)
     (tmp_path / "generator.json").write_text("{}")
     with pytest.raises(ArtifactError, match="damaged"):

@@ -16,6 +16,7 @@ from semaug.artifacts.files import hash_file, write_atomic
 from semaug.artifacts.store import package_versions
 from semaug.diffaug_core.diffusion import NoiseSchedule
 from semaug.diffaug_core.generators import Generator, build_generator
+from semaug.ssl_methods.cards import checked_weights
 
 GENERATOR_WEIGHTS = "generator.safetensors"
 GENERATOR_CARD = "generator.json"
@@ -102,12 +103,12 @@ def save_generator(
 def load_generator(folder: str | Path) -> tuple[Generator, GeneratorCard]:
     """The generator in ``folder``, on the CPU and in evaluation mode, and its card.
 
-    Raises ``MissingWeights`` when a file is absent, ``ArtifactError`` when the card is damaged or the weights are not
-    the card's.
+    Raises ``MissingWeights`` when a file is absent, ``WeightsMismatch`` for another card's weights, ``ArtifactError``
+    when the card is damaged or they do not fit it.
     """
     card, path = load_generator_card(folder), Path(folder) / GENERATOR_WEIGHTS
     generator = build_generator(card.kind, card.shape, card.condition_features, schedule=card.schedule, **card.options)
-    _fill(generator, _weights(path, card), path)
+    _fill(generator, checked_weights(path, card.weights_digest), path)
     return generator.eval(), card
 
 
@@ -122,19 +123,6 @@ def load_generator_card(folder: str | Path) -> GeneratorCard:
         return GeneratorCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ArtifactError(f"{path} is damaged: {error.errors()[0]['msg']}; restore it or train again") from error
-
-
-def _weights(path: Path, card: GeneratorCard) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    if not path.exists():
-        raise MissingWeights(f"{path.parent} holds a card and no {GENERATOR_WEIGHTS}; copy it beside the card")
-    found = hash_file(path)
-    if found != card.weights_digest:
-        raise ArtifactError(
-            f"{path} has digest {found}, its card says {card.weights_digest}; copy both files from the same run"
-        )
-    return load_file(path)
 
 
 def _fill(generator: Generator, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -99,7 +99,7 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, EncoderCard]:
     """
     card, path = load_card(Path(folder)), Path(folder) / ENCODER_WEIGHTS
     encoder = assemble_encoder(_spec_of(card))
-    weights = {k: v for k, v in _checked_weights(path, card).items() if not k.startswith(PREDICTOR)}
+    weights = {k: v for k, v in checked_weights(path, card.weights_digest).items() if not k.startswith(PREDICTOR)}
     return _fill(encoder, weights, path, card).eval(), card
 
 
@@ -111,18 +111,24 @@ def load_predictor(folder: str | Path) -> Head | None:
     card, path = load_card(Path(folder)), Path(folder) / ENCODER_WEIGHTS
     if not (made := card.config.get("predictor")):
         return None
-    weights = {k.removeprefix(PREDICTOR): v for k, v in _checked_weights(path, card).items() if k.startswith(PREDICTOR)}
+    weights = {
+        k.removeprefix(PREDICTOR): v
+        for k, v in checked_weights(path, card.weights_digest).items()
+        if k.startswith(PREDICTOR)
+    }
     return _fill(Head(made["inputs"], ProjectorSpec(**made["spec"])), weights, path, card).eval()
 
 
-def _checked_weights(path: Path, card: EncoderCard) -> dict[str, Tensor]:
+def checked_weights(path: Path, digest: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file beside a card that says ``digest``.
+
+    Raises ``MissingWeights`` without the file, ``WeightsMismatch`` for another one.
+    """
     if not path.exists():
-        raise MissingWeights(f"{path.parent} holds a card and no {ENCODER_WEIGHTS}; copy it beside the card")
+        raise MissingWeights(f"{path.parent} holds a card and no {path.name}; copy it beside the card")
     found = hash_file(path)
-    if found != card.weights_digest:
-        raise WeightsMismatch(
-            f"{path} has digest {found}, its card says {card.weights_digest}; copy both files from the same run"
-        )
+    if found != digest:
+        raise WeightsMismatch(f"{path} has digest {found}, its card says {digest}; copy both files from the same run")
     return _read_weights(path)
 
 

@@ -16,6 +16,7 @@ from semaug.studies.study.completing import COMPARE, PATTERN
 from semaug.studies.study.data import held_out_share
 from semaug.studies.study.kinds import kind_of
 from semaug.studies.study.paper import PAPERS, PaperCell
+from semaug.studies.study.pictures import picture_sections
 from semaug.studies.study.plan import Study
 from semaug.studies.study.results import Gain, Line, Results, not_comparable, read_results
 from semaug.studies.study.schema import Setting
@@ -41,6 +42,7 @@ def write_study_report(out: Path) -> StudyDone:
     study = results.study
     sections = [*_failures(results), *_paper(results), *_gains(results), *_measures(results), *_curves(results)]
     sections += kind_of(study.preset).sections(study, ready)
+    sections += picture_sections(out)
     sections += [*_costs(results), _about(study)]
     told = verdict(results)
     subtitle = f"{PAPERS[study.preset.paper]}, {study.preset.item}, scale {study.scale_name}"

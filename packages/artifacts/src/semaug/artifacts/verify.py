@@ -45,10 +45,9 @@ def verify(path: str | os.PathLike[str]) -> Verification:
 def _verify_artifact(path: Path) -> Verification:
     artifact = Artifact.open(path, partial=True)
     problems = []
-    present = {m.shard for m in artifact.markers}
-    missing = [s for s in range(artifact.manifest.shards) if s not in present]
+    missing = artifact.manifest.shards - len(artifact.markers)
     if missing:
-        problems.append(f"{len(missing)} of {artifact.manifest.shards} shards are missing; run the command again")
+        problems.append(f"{missing} of {artifact.manifest.shards} shards are missing; run the command again")
     for marker in artifact.markers:
         problems += _check_shard(artifact, marker)
     return Verification(path, artifact.manifest.kind, artifact.manifest.items, artifact.digest, tuple(problems))
@@ -57,7 +56,7 @@ def _verify_artifact(path: Path) -> Verification:
 def _check_shard(artifact: Artifact, marker: ShardMarker) -> list[str]:
     try:
         columns = artifact.shard(marker.shard)
-        if hash_columns(columns) != marker.digest:
+        if hash_columns(columns) != marker.digest or len(columns["key_offsets"]) != marker.items + 1:
             return [f"shard {marker.shard} does not match its digest; make the artifact again with --overwrite"]
     except (ArtifactError, FileNotFoundError, KeyError) as error:
         return [f"shard {marker.shard}: {error}"]
@@ -76,8 +75,9 @@ def _check_file(path: Path, expected: str) -> str | None:
 def _verify_run(path: Path) -> Verification:
     try:
         card = EncoderCard.model_validate_json((path / ENCODER_CARD).read_bytes())
-    except ValidationError as error:
-        raise ArtifactError(f"{path / ENCODER_CARD} is damaged: {error.errors()[0]['msg']}") from error
+    except (ValidationError, OSError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise ArtifactError(f"{path / ENCODER_CARD} is damaged: {reason}; train again") from error
     problem = _check_file(path / ENCODER_WEIGHTS, card.weights_digest)
     digest = hashlib.blake2b(json.dumps(card.identity(), sort_keys=True).encode(), digest_size=16).hexdigest()
     return Verification(path, "encoder", card.steps, digest, (problem,) if problem else ())

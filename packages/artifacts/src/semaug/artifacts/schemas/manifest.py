@@ -11,6 +11,8 @@ ArtifactKind = Literal[
     "similarity", "augment", "features", "descriptors",
 ]  # fmt: skip
 SCHEMA_VERSION = 1
+MOST_ITEMS = 1 << 48
+"""Items of an artifact: past this a manifest is damaged."""
 
 
 class Manifest(BaseModel):
@@ -20,8 +22,8 @@ class Manifest(BaseModel):
 
     kind: ArtifactKind
     schema_version: int = SCHEMA_VERSION
-    items: int = Field(ge=0)
-    shard_size: int = Field(ge=1)
+    items: int = Field(ge=0, le=MOST_ITEMS)
+    shard_size: int = Field(ge=1, le=MOST_ITEMS)
     seed: int = 0
     config: dict[str, Any] = {}
     """Every setting that changes the content (not workers, devices or paths)."""

@@ -86,11 +86,17 @@ class ShardColumns(Mapping[str, NDArray]):
         return sum(1 for _ in self)
 
 
+_PLAIN = "biuf"
+"""Kinds of numbers; the bytes of a column of Python objects would be taken for addresses."""
+
+
 def map_column(folder: Path) -> NDArray:
     """One column as a read-only memory map; raises ``KeyError`` if absent and ``ArtifactError`` if damaged."""
     try:
         meta = json.loads((folder / "zarr.json").read_text())
         shape, dtype = tuple(meta["shape"]), np.dtype(meta["data_type"])
+        if dtype.kind not in _PLAIN:
+            raise TypeError(f"a column of {dtype} is no column of numbers")
     except FileNotFoundError as error:
         raise KeyError(folder.name) from error
     except (ValueError, KeyError, TypeError) as error:

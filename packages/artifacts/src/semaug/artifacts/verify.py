@@ -14,6 +14,7 @@ from semaug.artifacts.errors import ArtifactError
 from semaug.artifacts.files import hash_file
 from semaug.artifacts.ragged import unpack_strings
 from semaug.artifacts.reader import Artifact, hash_columns
+from semaug.artifacts.roots import stays_inside
 from semaug.artifacts.schemas import EncoderCard, ShardMarker
 from semaug.artifacts.sources.artifact import MATERIALIZED
 
@@ -63,7 +64,13 @@ def _check_shard(artifact: Artifact, marker: ShardMarker) -> list[str]:
     if "file_hash" not in columns:  # an index names files too, which are the user's own
         return []
     names, hashes = unpack_strings(columns, "file"), unpack_strings(columns, "file_hash")
-    return [p for n, h in zip(names, hashes, strict=True) if (p := _check_file(artifact.path.parent / n, h))]
+    return [p for n, h in zip(names, hashes, strict=True) if (p := _check_named(artifact.path.parent, n, h))]
+
+
+def _check_named(folder: Path, name: str, expected: str) -> str | None:
+    if not stays_inside(name):
+        return f"{name!r} is not below {folder}; make the artifact again with --overwrite"
+    return _check_file(folder / name, expected)
 
 
 def _check_file(path: Path, expected: str) -> str | None:

@@ -88,6 +88,18 @@ class OracleSpec:
             options[option] = value
         return cls(name, tuple(sorted(options.items())))
 
+    def require_installed(self, where: str) -> OracleSpec:
+        """The spec itself; raises ``InvalidOption`` for a module or a file, whose code only the user may ask to run.
+
+        ``where`` names what the spec was read from.
+        """
+        if ":" in self.name:
+            raise InvalidOption(
+                f"{where} names the oracle {self.name!r}, and code is not run because a file says so; "
+                "give it on the command line"
+            )
+        return self
+
     def given(self, **defaults: str) -> OracleSpec:
         """The spec with defaults for options it does not name."""
         return OracleSpec(self.name, tuple(sorted({**defaults, **dict(self.options)}.items())))

@@ -18,6 +18,7 @@ from semaug.artifacts.guidance_table import guidance_rows
 from semaug.artifacts.masks import encode_mask, mask_area, mask_box
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact
+from semaug.artifacts.roots import inside
 from semaug.artifacts.schemas import SCALES, Guidance, Manifest, Scale
 from semaug.artifacts.shards import Workers
 from semaug.artifacts.sources import ImageSource
@@ -58,7 +59,8 @@ def export_yolo(guidance: str | os.PathLike[str], out: str | os.PathLike[str]) -
     """Write one YOLO ``.txt`` an image into the folder ``out``; returns the number of boxes.
 
     A line is ``0 cx cy w h`` in shares of the image; a mask without a box is written as its tight box. Masks do not
-    fit the format and are left out. Raises ``InvalidOption`` where two images would share one file.
+    fit the format and are left out. Raises ``InvalidOption`` where two images would share one file, and for a key that
+    leads out of the folder.
     """
     folder, count = Path(out), 0
     written: set[str] = set()
@@ -69,10 +71,18 @@ def export_yolo(guidance: str | os.PathLike[str], out: str | os.PathLike[str]) -
                 raise InvalidOption(f"two images would write {folder / name} ({row.key!r} is one); export COCO instead")
             written.add(name)
             boxes = _all_boxes(row)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text("".join(_yolo_line(box, row.height, row.width) for box in boxes))
+            place = _place(folder, name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text("".join(_yolo_line(box, row.height, row.width) for box in boxes))
             count += len(boxes)
     return count
+
+
+def _place(folder: Path, name: str) -> Path:
+    try:
+        return inside(folder, name)
+    except ValueError as error:
+        raise InvalidOption(f"the guidance has a key that no file below {folder} can have: {error}") from error
 
 
 def _rows(artifact: Artifact) -> Iterator[Guidance]:

@@ -7,6 +7,7 @@ or ``.safetensors`` with the model's ``.yaml``.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +20,13 @@ from semaug.artifacts.errors import InvalidOption, MissingDependency, MissingWei
 from semaug.oracles.protocols import NO_BOXES, Boxes, Image
 
 WHERE = "https://github.com/ultralytics/assets/releases"
+FORMATS = (".pt", ".onnx", ".safetensors")
 _QUIET = {
     "YOLO_OFFLINE": "true",
     "YOLO_AUTOINSTALL": "false",
     "YOLO_VERBOSE": "false",
-    "ULTRALYTICS_SAFE_LOAD": "true",
 }
+_SAFE = "ULTRALYTICS_SAFE_LOAD"
 _SET_BY_IMPORT = (
     "OMP_NUM_THREADS",
     "NUMEXPR_MAX_THREADS",
@@ -80,6 +82,8 @@ def open_yolo(
     ``InvalidOption`` for a file that is no YOLO model.
     """
     _require_file(weights)
+    if weights.suffix not in FORMATS:
+        raise InvalidOption(f"{weights} ends in {weights.suffix!r}; YOLO weights are read from {', '.join(FORMATS)}")
     yolo = import_yolo()
     try:
         network = (
@@ -98,7 +102,10 @@ def open_yolo(
 
 
 def import_yolo() -> Any:
-    """``ultralytics.YOLO``, imported without its network calls and with this process's settings put back."""
+    """``ultralytics.YOLO``, imported without its network calls and with this process's settings put back.
+
+    Raises ``MissingDependency`` without ultralytics, and for one that would run what a file of weights says.
+    """
     try:
         import torch  # noqa: F401  # first, so that ultralytics does not set its threads
     except ImportError as error:
@@ -106,10 +113,17 @@ def import_yolo() -> Any:
     with _untouched_process():
         try:
             from ultralytics import YOLO
-            from ultralytics.utils import SETTINGS
+            from ultralytics.nn import tasks
+            from ultralytics.utils import SETTINGS, __version__
         except ImportError as error:
             raise MissingDependency("the oracle yolo needs ultralytics; pip install 'semaug-oracles[yolo]'") from error
         dict.__setitem__(SETTINGS, "sync", False)  # in this process only: nothing is reported, no file is written
+    if not hasattr(tasks, "SAFE_LOAD"):
+        raise MissingDependency(
+            f"ultralytics {__version__} runs pickled code in weights and is not used; "
+            "pip install --upgrade 'semaug-oracles[yolo]' ultralytics"
+        )
+    tasks.SAFE_LOAD = True  # also where it was imported before, or the environment says otherwise
     return YOLO
 
 
@@ -121,8 +135,8 @@ def _untouched_process() -> Iterator[None]:
 
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / f"semaug-ultralytics-{os.getuid()}"))
-    Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
+    os.environ[_SAFE] = "true"  # nobody may turn it off
+    os.environ.setdefault("YOLO_CONFIG_DIR", _settings_folder())
     kept = {name: os.environ.get(name) for name in _SET_BY_IMPORT}
     threads, line_width = cv2.getNumThreads(), np.get_printoptions()["linewidth"]
     open_image = Image.open
@@ -137,6 +151,15 @@ def _untouched_process() -> Iterator[None]:
         cv2.setNumThreads(threads)
         Image.open = open_image
         np.set_printoptions(linewidth=line_width)
+
+
+def _settings_folder() -> str:
+    """A folder for the settings that ultralytics writes; nobody else can have put some there."""
+    folder = Path(tempfile.gettempdir()) / f"semaug-ultralytics-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return str(folder) if ours else tempfile.mkdtemp(prefix="semaug-ultralytics-")
 
 
 def _require_file(path: Path) -> None:

@@ -111,12 +111,18 @@ def file_names(source: ImageSource) -> list[str]:
 
 def _plain_name(source: ImageSource, index: int) -> str:
     label, key = source.label(index), source.key(index)
-    folder = NO_CLASS if label is None else source.class_names[label].replace("/", "_")
+    folder = NO_CLASS if label is None else _plain(source.class_names[label])
     stem = key.rsplit("/", 1)[-1]
-    stem = stem.rsplit(".", 1)[0] or stem
+    stem = _plain(stem.rsplit(".", 1)[0] or stem)
     if len(stem.encode()) > _LONGEST_STEM:
         stem = f"{stem.encode()[:_LONGEST_STEM].decode(errors='ignore')}~{_short_hash(key)}"
     return f"{folder}/{stem}"
+
+
+def _plain(name: str) -> str:
+    """A name as that of one file or folder."""
+    plain = name.replace("/", "_").replace("\0", "_")
+    return NO_CLASS if plain in ("", ".", "..") else plain
 
 
 def _short_hash(key: str) -> str:

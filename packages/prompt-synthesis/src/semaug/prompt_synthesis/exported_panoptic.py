@@ -4,16 +4,19 @@
 - Out: the class scores of the queries before softmax (batch, queries, labels + 1), the last column for "nothing", and
   the queries' masks before the sigmoid (batch, queries, any height, any width), in either order.
 
-Sizes and batches that the file fixes are kept to. A pickled checkpoint is refused: it could run any code.
+Sizes and batches that the file fixes are kept to. A pickled checkpoint is refused: it could run any code; so is a
+TorchScript program that does more than compute.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,13 @@ SIDE = 640
 THRESHOLD = 0.8
 OVERLAP = 0.98
 """YOSO's own least score, and least share of a mask that is left visible."""
+
+_LARGEST_CODE = 1 << 26
+_REACHES_OUT = re.compile(
+    rb"\.\s*(?:save|from_file|from_file_out|read_file|write_file)\b|\btorch\s*\.\s*classes\b"
+    rb"|\bops\s*\.\s*(?!(?:aten|prim|quantized|torchvision)\b)\w+"
+)
+"""In TorchScript's code: what reads or writes files, objects of C++, and operators that other libraries brought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,14 +249,37 @@ def _open_torchscript(path: Path, device: str) -> Graph:
 
 
 def _require_torchscript(path: Path) -> None:
-    """Raise ``InvalidOption`` unless the file is an archive with code, which is what ``torch.jit.save`` writes."""
-    names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-    inner = {name.split("/", 1)[-1] for name in names}
+    """Raise ``InvalidOption`` unless the file is an archive with code, which is what ``torch.jit.save`` writes, and
+    its code computes only."""
+    inner = dict(_code_of(path))
     if "constants.pkl" not in inner or not any(name.startswith("code/") for name in inner):
         raise InvalidOption(
             f"{path} is no TorchScript file; a pickled checkpoint is never loaded: export the model with "
             "torch.jit.trace or to ONNX"
         )
+    found = next((m for text in inner.values() if (m := _REACHES_OUT.search(text))), None)
+    if found is not None:
+        raise InvalidOption(
+            f"{path} is a TorchScript program that calls {found[0].decode()!r}, which reaches beyond computing, and is "
+            "not loaded; export the network alone with torch.jit.trace or to ONNX"
+        )
+
+
+def _code_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The names within an archive, each with its text where it is code or says which classes to make."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4":  # other forms that torch.jit.load takes have code elsewhere
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                inner = entry.filename.split("/", 1)[-1]
+                is_code = inner.endswith((".py", ".pkl"))
+                if is_code and entry.file_size > _LARGEST_CODE:
+                    raise InvalidOption(f"{path} has {entry.file_size} bytes of code in one file; export it again")
+                yield inner, archive.read(entry) if is_code else b""
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise InvalidOption(f"{path} is a damaged archive ({error}); export it again") from error
 
 
 def _line(error: BaseException) -> str:

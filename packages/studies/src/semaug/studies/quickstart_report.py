@@ -204,7 +204,7 @@ def _map_section(out: Path, scores: Mapping[str, Compared], plan: QuickstartPlan
     for name in scores:
         path = out / "runs" / f"{name}-{plan.seeds[0]}" / TEST_FEATURES
         if path.exists():
-            with np.load(path) as kept:
+            with np.load(path, allow_pickle=False) as kept:
                 count = len(kept["labels"])
                 features = Features(kept["features"], None, kept["labels"], ("",) * count, ScenesSource.class_names)
             maps.append((name, *tsne_map(features)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from semaug.artifacts.errors import ArtifactError, SourceError
 from semaug.artifacts.ragged import unpack_strings
 from semaug.artifacts.reader import Artifact
+from semaug.artifacts.roots import stays_inside
 from semaug.artifacts.sources.base import Source, clean_key, fingerprint_of
 from semaug.artifacts.sources.files import FileSource
 from semaug.artifacts.sources.packed import ENCODED, PIXELS, GeneratedSource, PackedSource
@@ -42,6 +44,7 @@ def _strings(artifact: Artifact, name: str) -> list[str]:
 def _open_files(artifact: Artifact) -> FileSource:
     """Files named relative to the artifact's own folder; their names are the keys."""
     names = _strings(artifact, "file")
+    _require_inside(artifact, names)
     keys = [clean_key(name) for name in names]
     info: dict[str, Any] = {**artifact.manifest.info, **artifact.manifest.config}
     columns = artifact.shard(artifact.markers[0].shard)
@@ -63,16 +66,26 @@ def _open_index(artifact: Artifact) -> ImageSource:
     root = Path(manifest.info["root"])
     if not root.is_dir():
         raise SourceError(f"{artifact.path} is an index of {root}, which is not there; index the folder again")
+    names = _strings(artifact, "file")
+    _require_inside(artifact, names)
     return FileSource(
         str(artifact.path),
         root,
-        _strings(artifact, "file"),
+        names,
         artifact.keys,
         artifact.column("label").tolist(),
         manifest.config.get("class_names", ()),
         fingerprint=fingerprint,
         file_sizes=artifact.column("file_bytes").tolist(),
     )
+
+
+def _require_inside(artifact: Artifact, names: Sequence[str]) -> None:
+    for name in names:
+        if not stays_inside(name):
+            raise ArtifactError(
+                f"{artifact.path} names the file {name!r}, which is not below its folder; make the artifact again"
+            )
 
 
 def _reopened(origin_spec: str, fingerprint: str, spec: str) -> ImageSource:

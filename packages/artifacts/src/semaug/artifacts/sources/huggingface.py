@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ from semaug.artifacts.sources.query import parse_spec, write_spec
 class HuggingFaceSource(Source):
     """One split of a dataset with an image column and, maybe, a label column; keys are ``split/index``."""
 
-    def __init__(self, spec: str, split: str, dataset: Any, image: str, label: str | None) -> None:
+    def __init__(
+        self, spec: str, split: str, dataset: Any, image: str, label: str | None, roots: Sequence[Path] = ()
+    ) -> None:
+        """``roots``: the folders that a cell may name a file in."""
         self.spec, self._split, self._image = spec, split, image
+        self._roots = [Path(os.path.realpath(root)) for root in roots]
         self._dataset = dataset
         self._labels = None if label is None else dataset[label]
         names = None if label is None else getattr(dataset.features[label], "names", None)
@@ -45,8 +51,11 @@ class HuggingFaceSource(Source):
             raise UnreadableImage("the cell is empty")
         if cell["bytes"] is not None:
             return bytes(cell["bytes"])
+        path = Path(os.path.realpath(cell["path"]))
+        if not any(path.is_relative_to(root) for root in self._roots):
+            raise UnreadableImage(f"the cell names a file outside the data set, {path}; save the set with its images")
         try:
-            return Path(cell["path"]).read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise UnreadableImage(f"cannot be opened: {error.strerror or error}") from error
 
@@ -76,7 +85,9 @@ def open_huggingface(spec: str) -> HuggingFaceSource:
     _require_columns(datasets, spec, found, image, label)
     asked = {"split": options.get("split"), "image": image, "label": label}
     full = write_spec("hf", place, {k: v for k, v in asked.items() if v})
-    return HuggingFaceSource(full, split, found.cast_column(image, datasets.Image(decode=False)), image, label)
+    roots = [Path(place)] if local else [Path(datasets.config.HF_CACHE_HOME), Path(datasets.config.HF_DATASETS_CACHE)]
+    cells = found.cast_column(image, datasets.Image(decode=False))
+    return HuggingFaceSource(full, split, cells, image, label, roots)
 
 
 def _load(datasets: Any, spec: str, place: str, split: str | None, local: bool) -> Any:

@@ -15,6 +15,8 @@ from semaug.artifacts.errors import MissingDependency, SourceError, UnreadableIm
 from semaug.artifacts.sources.base import Source
 from semaug.artifacts.sources.query import parse_spec, write_spec
 
+UNPICKLED = ("LSUN", "LSUNClass")
+"""Data sets whose keys torchvision unpickles from a file that anybody may have left in the working folder."""
 SPLIT_NAMES = ("split", "image_set", "train")
 """How torchvision's datasets call their split; ``train`` is a bool."""
 
@@ -76,6 +78,8 @@ def _dataset_class(spec: str, name: str) -> Any:
         near = difflib.get_close_matches(name, datasets.__all__, 1)
         hint = f"; did you mean {near[0]}?" if near else "; see torchvision.datasets for the names"
         raise SourceError(f"torchvision has no dataset {name!r}{hint}")
+    if name in UNPICKLED:
+        raise SourceError(f"torchvision reads {name} through a pickle, which could run code; export it to a folder")
     return getattr(datasets, name)
 
 

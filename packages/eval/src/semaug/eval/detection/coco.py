@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from semaug.artifacts.errors import ArtifactError
 from semaug.artifacts.masks import decode_mask, encode_mask
+from semaug.artifacts.roots import stays_inside
 from semaug.artifacts.schemas import Rle
 from semaug.eval.detection.cleaning import Cleaner, RawObject
 from semaug.eval.detection.data import AnnotatedImage, DetectionDataError, DetectionSet
@@ -65,7 +66,7 @@ def read_coco(spec: str, file: Path, folder: Path, *, outlines: bool) -> Detecti
     images = []
     for image in sorted(content.images, key=lambda i: i.id):
         path, size = folder / image.file_name, (image.height, image.width)
-        if not path.is_file():
+        if not stays_inside(image.file_name) or not path.is_file():
             raise DetectionDataError(f"{file} names {image.file_name!r}, which is not in {folder}; give images=FOLDER")
         origin = f"{file}: {image.file_name}"
         raw = [_raw(origin, row, size, label, outlines) for row in rows[image.id]]

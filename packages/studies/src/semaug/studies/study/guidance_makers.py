@@ -105,7 +105,11 @@ def _oracle(making: Making, role: Role, otherwise: str) -> OracleSpec:
     named = making.options.get(role, otherwise)
     if named == TRUTH:
         return OracleSpec("annotations", (("path", str(_annotations(making))),))
-    spec = oracle_spec(role, making.weights[role].model) if named == PAPER else OracleSpec.parse(named)
+    spec = (
+        oracle_spec(role, making.weights[role].model)
+        if named == PAPER
+        else OracleSpec.parse(named).require_installed(f"artifact {making.name!r} of the preset")
+    )
     return spec.given(device=making.device) if making.device != "cpu" and accepts(role, spec, "device") else spec
 
 

@@ -189,7 +189,8 @@ def slug(name: str) -> str:
     >>> slug("MoCo-v2* (R101)")
     'moco-v2star-r101'
     """
-    return re.sub(r"[^a-z0-9.+_]+", "-", name.lower().replace("*", "star")).strip("-") or WHOLE
+    plain = re.sub(r"[^a-z0-9.+_]+", "-", name.lower().replace("*", "star")).strip("-")
+    return plain if plain.strip(".") else WHOLE
 
 
 KIND = Kind(

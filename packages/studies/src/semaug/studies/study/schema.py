@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Numbers = dict[str, Any]
+FileName = Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$", max_length=100)]
+"""A name that a file or folder of the study bears."""
 
 
 class _Table(BaseModel):
@@ -137,14 +139,14 @@ class Preset(_Table):
     backbone: str | None = None
     epochs: float = 200
     pair_options: Numbers = {}
-    data: dict[str, Data] = {}
+    data: dict[FileName, Data] = {}
     scales: dict[str, Scale]
-    artifacts: dict[str, ArtifactSpec] = {}
+    artifacts: dict[FileName, ArtifactSpec] = {}
     settings: dict[str, Setting] = {}
     variants: dict[str, Variant] = {}
     evaluations: dict[str, Numbers] = {"linear": {}, "knn": {}}
     primary: str = "linear/top1"
-    measurements: dict[str, Numbers] = {}
+    measurements: dict[FileName, Numbers] = {}
     cells: Cells | None = None
     reasons: tuple[str, ...] = ()
     """Why even scale `paper` is not the paper's experiment."""

@@ -105,7 +105,7 @@ def _guidance_work(measuring: Measuring) -> Any:
     from semaug.oracles.extract import ExtractionWork
 
     manifest = Artifact.open(measuring.options["guidance"], "guidance").manifest
-    detector = OracleSpec.parse(str(manifest.info["detector"]))
+    detector = OracleSpec.parse(str(manifest.info["detector"])).require_installed(str(measuring.options["guidance"]))
     return ExtractionWork(
         measuring.images, detector, OracleSpec("grabcut"), FixedScale("object"), ("detector",), WATCHED, None
     )

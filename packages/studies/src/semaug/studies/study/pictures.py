@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semaug.artifacts.errors import SemaugError
 from semaug.artifacts.files import write_atomic, writing
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.studies.study.prepare import Ready
@@ -22,7 +23,7 @@ PICTURES = Path("pictures")
 DRAWN_OF = "drawn_of.json"
 LEAST_IMAGES = 100
 """Generated test images below which nothing is drawn: a map of forty points tells nothing."""
-OF_ENCODERS, OF_GUIDANCE = ("map", "grad-cam"), ("guidance", "failures")
+OF_ENCODERS, OF_GUIDANCE = ("grad-cam",), ("guidance", "failures")
 """Pictures of ``semaug.studies.protocols.figures``."""
 
 
@@ -132,11 +133,28 @@ def _drawn(shown: Iterable[Shown], device: str, on_progress: OnProgress) -> Iter
         ))
         for one in shown
     ]  # fmt: skip
+    yield _maps([(one.name, subject) for one, subject in subjects])
     for name in OF_ENCODERS:
         yield _together(name, [(one.name, subject) for one, subject in subjects])
     guided = [(one.name, subject) for one, subject in subjects if subject.guidance is not None]
     for name in OF_GUIDANCE if guided else ():
         yield _together(name, guided[:1])
+
+
+def _maps(subjects: Sequence[tuple[str, Subject]]) -> Section:
+    """The test images' features of all encoders by t-SNE, side by side."""
+    from semaug.eval.figures.embedding import embedding_map, tsne_map
+    from semaug.eval.report import Figure, Paragraph, Section
+
+    title = "Map of the features"
+    try:
+        tests = [subject.features[1] for _, subject in subjects]
+        maps = [(who, *tsne_map(test)) for (who, _), test in zip(subjects, tests, strict=True)]
+    except SemaugError as error:
+        return Section(title, (Paragraph(f"Not drawn: {error}", "note"),))
+    caption = f"Backbone features of {len(maps[0][2]):,} test images by t-SNE; colours are classes, axes mean nothing."
+    image = embedding_map(maps, tests[0].class_names)
+    return Section(title, (Figure(image, caption, "t-SNE maps, one colour a class", wide=len(maps) > 1),))
 
 
 def _together(name: str, subjects: Iterable[tuple[str, Subject]]) -> Section:
@@ -148,9 +166,17 @@ def _together(name: str, subjects: Iterable[tuple[str, Subject]]) -> Section:
     blocks: list[Block] = []
     for who, subject in subjects:
         drawn = draw_pictures(subject, [name])
-        blocks += [_captioned(who, block) for section in drawn.sections.values() for block in section.blocks]
+        found = [block for section in drawn.sections.values() for block in section.blocks]
+        blocks += [_captioned(who, block) for block in found if not _names_an_option(block)]
         blocks += [Paragraph(f"{who}: not drawn: {reason}", "note") for reason in drawn.missing.values()]
     return Section(KNOWN[name][0], tuple(blocks))
+
+
+def _names_an_option(block: Block) -> bool:
+    """Whether it tells what to pass to `semaug eval`, which a study has no option for."""
+    from semaug.eval.report import Paragraph
+
+    return isinstance(block, Paragraph) and block.tone == "note"
 
 
 def _captioned(who: str, block: Block) -> Block:

@@ -11,7 +11,7 @@ import pytest
 import zarr
 from pydantic import ValidationError
 
-from semaug.artifacts import reader, store
+from semaug.artifacts import local_place, reader
 from semaug.artifacts.errors import ArtifactError, ArtifactLocked, ArtifactMismatch, OutputError
 from semaug.artifacts.files import require_space, write_atomic
 from semaug.artifacts.ragged import pack_arrays, pack_strings
@@ -297,7 +297,7 @@ def test_a_folder_without_permission_cannot_be_written(tmp_path):
         ArtifactWriter.open(tmp_path / "a.zarr", manifest())
 
 
-@pytest.mark.parametrize("place", ["_write_columns", "write_atomic"])
+@pytest.mark.parametrize("place", ["write_columns", "write_atomic"])
 def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, place):
     """The system's error, raised where data or marker is written: shards that were done stay, the rerun resumes."""
     path = tmp_path / "a.zarr"
@@ -311,7 +311,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, place):
             if place == "write_atomic":
                 patch.setattr("semaug.artifacts.files.os.replace", full)
             else:
-                patch.setattr(store, place, full)
+                patch.setattr(local_place, place, full)
             with pytest.raises(OutputError, match=r"no space left while writing .* it resumes"):
                 writer.write(1, columns(range(4, 8)))
         assert writer.pending() == [1, 2]

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.errors import ArtifactError
+from semaug.artifacts.outside import reading
 from semaug.artifacts.ragged import pack_strings, unpack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import AugmentForm, AugmentRow, Manifest
@@ -57,7 +57,7 @@ class GeneratedRows:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> GeneratedRows:
         """Open a finished artifact of rows; raises ``ArtifactError``."""
-        return cls(Artifact.open(Path(path), "augment"))
+        return cls(Artifact.open(path, "augment"))
 
     def __reduce__(self) -> Any:
         return type(self).open, (self.spec,)
@@ -112,13 +112,14 @@ class AugmentTable:
     def open(cls, path: str | os.PathLike[str]) -> AugmentTable:
         """Open an augment artifact; raises ``ArtifactError``."""
         artifact = Artifact.open(path, "augment")
-        k, form = int(artifact.manifest.config["k"]), artifact.manifest.config["form"]
-        origins = tuple(o for m in artifact.markers for o in unpack_strings(artifact.shard(m.shard), "origin")[::k])
-        return cls(
-            origins, k, artifact.digest, artifact.manifest.inputs.get("source", ""), artifact.manifest,
-            GeneratedSource(artifact) if form == "images" else None,
-            GeneratedRows(artifact) if form == "rows" else None,
-        )  # fmt: skip
+        with reading(path):
+            k, form = int(artifact.manifest.config["k"]), artifact.manifest.config["form"]
+            origins = tuple(o for m in artifact.markers for o in unpack_strings(artifact.shard(m.shard), "origin")[::k])
+            return cls(
+                origins, k, artifact.digest, artifact.manifest.inputs.get("source", ""), artifact.manifest,
+                GeneratedSource(artifact) if form == "images" else None,
+                GeneratedRows(artifact) if form == "rows" else None,
+            )  # fmt: skip
 
     @property
     def form(self) -> AugmentForm:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semaug.artifacts.errors import UnreadableImage
+from semaug.artifacts.outside import reading
+from semaug.artifacts.places import AnyPath, RemotePath, as_path
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import EncoderCard
 from semaug.artifacts.sources import ImageSource, labels_of, open_source
@@ -26,9 +27,12 @@ def describe(spec: str | os.PathLike[str]) -> dict[str, Any]:
     sides in pixels), and its fingerprint is computed. Raises what ``open_source``, ``open_table`` and
     ``Artifact.open`` raise.
     """
-    path = Path(spec).expanduser()
+    path = as_path(spec).expanduser()
+    if isinstance(path, RemotePath):
+        return _describe_artifact(path)
     if (path / ENCODER_CARD).exists():
-        card = EncoderCard.model_validate_json((path / ENCODER_CARD).read_bytes())
+        with reading(path / ENCODER_CARD, "train again"):
+            card = EncoderCard.model_validate_json((path / ENCODER_CARD).read_bytes())
         return {"what": "encoder", "path": str(path), **card.model_dump(mode="json")}
     if (path / MATERIALIZED).exists():
         path = path / MATERIALIZED
@@ -39,10 +43,12 @@ def describe(spec: str | os.PathLike[str]) -> dict[str, Any]:
     return {"what": "images", **_describe_source(open_source(spec))}
 
 
-def _describe_artifact(path: Path) -> dict[str, Any]:
+def _describe_artifact(path: AnyPath) -> dict[str, Any]:
     artifact = Artifact.open(path, partial=True)
     manifest = artifact.manifest
     columns = artifact.shard(artifact.markers[0].shard) if artifact.markers else {}
+    with reading(path):
+        shapes = {name: f"{values.dtype} {values.shape}" for name, values in columns.items()}
     return {
         "what": f"{manifest.kind} artifact",
         "path": str(path),
@@ -51,7 +57,7 @@ def _describe_artifact(path: Path) -> dict[str, Any]:
         "rows": sum(m.items for m in artifact.markers),
         "skipped": len(artifact.skipped),
         "shards": f"{len(artifact.markers)} of {manifest.shards}",
-        "bytes": sum(p.stat().st_size for p in path.rglob("*") if p.is_file()),
+        "bytes": artifact.files.total_bytes(),
         "digest": artifact.digest,
         "schema_version": manifest.schema_version,
         "created": manifest.created,
@@ -59,7 +65,7 @@ def _describe_artifact(path: Path) -> dict[str, Any]:
         "inputs": manifest.inputs,
         "config": _without_long_lists(manifest.config),
         "info": _without_long_lists(manifest.info),
-        "columns": {name: f"{values.dtype} {values.shape}" for name, values in columns.items()},
+        "columns": shapes,
     }
 
 

@@ -48,5 +48,9 @@ class OutputError(SemaugError, OSError):
     """A write that failed: a full disk, or a folder that cannot be written."""
 
 
+class StoreError(SemaugError, OSError):
+    """An object store that does not answer, lacks what is needed, or refuses it."""
+
+
 class WorkerDied(SemaugError, RuntimeError):
     """A worker process that ended without an answer (killed, or out of memory)."""

@@ -6,11 +6,13 @@ import errno
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from semaug.artifacts.errors import OutputError
+from semaug.artifacts.errors import OutputError, SemaugError
+from semaug.artifacts.places import RemotePath, as_path
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, OutputError):
+        if isinstance(error, SemaugError):
             raise
         raise OutputError(_explain(path, error)) from error
 
@@ -52,7 +54,7 @@ def fsync_tree(root: Path) -> None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that is either the old one or wholly the new one, whatever happens."""
     with writing(path):
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             with open(partial, "wb") as file:
                 file.write(data)
@@ -70,9 +72,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse a write that is known not to fit. ``needed`` is in bytes."""
-    place = folder
+def require_space(folder: str | os.PathLike[str], needed: int, what: str) -> None:
+    """Refuse a write that is known not to fit. ``needed`` is in bytes; an object store has room."""
+    place = as_path(folder)
+    if isinstance(place, RemotePath):
+        return
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

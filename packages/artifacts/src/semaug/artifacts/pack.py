@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -71,7 +70,7 @@ def pack_images(
     )
     with ArtifactWriter.open(out, manifest, overwrite=overwrite) as writer:
         todo = len(writer.pending()) / max(1, manifest.shards)
-        require_space(Path(out), int(plan.item_bytes * len(source) * todo), f"packing {len(source):,} images")
+        require_space(out, int(plan.item_bytes * len(source) * todo), f"packing {len(source):,} images")
         work = PackWork(source, plan.layout, size, quality)
         process_shards(writer, work, stage="pack", workers=workers, on_progress=on_progress)
         return writer.finish()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from semaug.artifacts.errors import ArtifactError
-from semaug.artifacts.ragged import unpack_strings
+from semaug.artifacts.outside import parse_json, reading
+from semaug.artifacts.places import AnyPath, as_path
+from semaug.artifacts.ragged import OFFSETS, unpack_strings
 from semaug.artifacts.schemas import SCHEMA_VERSION, ArtifactKind, Manifest, ShardMarker, Skipped
+from semaug.artifacts.shard_files import ShardFiles, column_files, files_of, read_column
 
 
 def hash_columns(columns: Mapping[str, NDArray]) -> str:
@@ -32,13 +34,16 @@ def hash_columns(columns: Mapping[str, NDArray]) -> str:
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The manifest of the artifact at ``path``; raises ``ArtifactError`` with the reason where there is none."""
-    file = Path(path) / "zarr.json"
+    path = as_path(path)
+    file = path / "zarr.json"
     try:
-        raw = dict(json.loads(file.read_text())["attributes"]["semaug"])
+        raw = dict(parse_json(file.read_bytes())["attributes"]["semaug"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{path} is not a semaug artifact (no zarr.json); check the path") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file} holds no semaug manifest; make the artifact again with --overwrite") from error
+    except OSError as error:
+        raise ArtifactError(f"{file} cannot be read ({error.strerror or error}); check its permissions") from error
     raw = _migrated(path, raw)
     try:
         return Manifest.model_validate(raw)
@@ -70,45 +75,20 @@ def _migrated(path: str | os.PathLike[str], raw: dict[str, Any]) -> dict[str, An
 class ShardColumns(Mapping[str, NDArray]):
     """The columns of one shard; each is memory-mapped at its first use."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, files: ShardFiles, place: AnyPath, folder: str) -> None:
+        self._files, self._place, self._folder = files, place, folder
         self._loaded: dict[str, NDArray] = {}
 
     def __getitem__(self, name: str) -> NDArray:
         if name not in self._loaded:
-            self._loaded[name] = map_column(self._folder / name)
+            self._loaded[name] = read_column(self._files, self._place, f"{self._folder}/{name}")
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(p.name for p in self._folder.iterdir() if p.is_dir()))
+        return iter(self._files.folders(self._folder))
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-_PLAIN = "biuf"
-"""Kinds of numbers; the bytes of a column of Python objects would be taken for addresses."""
-
-
-def map_column(folder: Path) -> NDArray:
-    """One column as a read-only memory map; raises ``KeyError`` if absent and ``ArtifactError`` if damaged."""
-    try:
-        meta = json.loads((folder / "zarr.json").read_text())
-        shape, dtype = tuple(meta["shape"]), np.dtype(meta["data_type"])
-        if dtype.kind not in _PLAIN:
-            raise TypeError(f"a column of {dtype} is no column of numbers")
-    except FileNotFoundError as error:
-        raise KeyError(folder.name) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder}/zarr.json is damaged; make the artifact again with --overwrite") from error
-    if 0 in shape:
-        return np.zeros(shape, dtype)
-    chunk = folder.joinpath("c", *["0"] * len(shape))
-    expected = int(np.prod(shape)) * dtype.itemsize
-    if not chunk.exists() or chunk.stat().st_size != expected:
-        size = chunk.stat().st_size if chunk.exists() else 0
-        raise ArtifactError(f"{chunk} has {size} bytes, {expected} expected; make the artifact again with --overwrite")
-    return np.memmap(chunk, dtype=dtype, mode="r", shape=shape)
+        return len(self._files.folders(self._folder))
 
 
 @dataclass(frozen=True)
@@ -118,40 +98,69 @@ class Artifact:
     ``shard(s)[column]`` is a memory map; ``column(name)`` joins all shards in memory.
     """
 
-    path: Path
+    path: AnyPath
     manifest: Manifest
     markers: tuple[ShardMarker, ...] = field(repr=False)
+    files: ShardFiles = field(repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], kind: ArtifactKind | None = None, *, partial: bool = False) -> Artifact:
-        """Open the artifact at ``path``; refuses another kind, and an unfinished one unless ``partial``."""
-        path = Path(path)
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        kind: ArtifactKind | None = None,
+        *,
+        partial: bool = False,
+        straight: bool = False,
+    ) -> Artifact:
+        """Open the artifact at ``path``, a folder or a URL; refuses another kind, and an unfinished one unless
+        ``partial``. ``straight`` reads what is in a store past the cache of this machine.
+        """
+        path = as_path(path)
         manifest = read_manifest(path)
         if kind is not None and manifest.kind != kind:
             raise ArtifactError(f"{path} is a {manifest.kind} artifact, a {kind} artifact is needed here")
-        markers = _read_ledger(path)
+        files = files_of(path, straight=straight)
+        markers = _read_ledger(path, files)
         if not partial and len(markers) < manifest.shards:
             raise ArtifactError(
                 f"{path} is unfinished: {len(markers)} of {manifest.shards} shards; run the command that made it again"
             )
-        return cls(path, manifest, markers)
+        _require_fitting(path, manifest, markers)
+        return cls(path, manifest, markers, files)
 
     def shard(self, shard: int) -> ShardColumns:
         """The columns of one shard; raises ``ArtifactError`` when its data is gone."""
-        folder = self.path / "shards" / f"{shard:06d}"
-        if not folder.is_dir():
-            raise ArtifactError(f"{folder} is missing; run the command that made {self.path} again")
-        return ShardColumns(folder)
+        folder = f"shards/{shard:06d}"
+        try:
+            self.files.folders(folder)
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{self.path / folder} is missing; run the command that made {self.path} again"
+            ) from error
+        return ShardColumns(self.files, self.path, folder)
 
     def column(self, name: str) -> NDArray:
         """One fixed-size column of all shards, joined in memory."""
-        parts = [self.shard(m.shard)[name] for m in self.markers]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        self.prefetch(name)
+        with reading(self.path):
+            parts = [self.shard(m.shard)[name] for m in self.markers]
+            _require_rows(self.path, name, map(len, parts), self.markers)
+            return np.concatenate(parts) if parts else np.zeros(0)
+
+    def prefetch(self, *columns: str) -> None:
+        """Say that these columns of all shards are about to be read: from a store, small ones then come together."""
+        for name in columns:
+            self.files.prefetch(column_files(m.shard, name)[0] for m in self.markers)
+            self.files.prefetch(column_files(m.shard, name)[1] for m in self.markers)
 
     @cached_property
     def keys(self) -> list[str]:
         """The image keys, in order."""
-        return [k for m in self.markers for k in unpack_strings(self.shard(m.shard), "key")]
+        self.prefetch("key", "key" + OFFSETS)
+        with reading(self.path):
+            parts = [unpack_strings(self.shard(m.shard), "key") for m in self.markers]
+            _require_rows(self.path, "key", map(len, parts), self.markers)
+        return [key for part in parts for key in part]
 
     @cached_property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -164,6 +173,26 @@ class Artifact:
         return digest_of(self.manifest, self.markers)
 
 
+def _require_fitting(path: AnyPath, manifest: Manifest, markers: tuple[ShardMarker, ...]) -> None:
+    """Refuse markers of shards that the manifest does not have, or of more items than they hold."""
+    known = {m.shard for m in markers}
+    for marker in markers:
+        if not (0 <= marker.shard < manifest.shards and marker.items >= 0 and len(known) == len(markers)):
+            raise ArtifactError(
+                f"a marker of {path} names shard {marker.shard} of {manifest.shards} with {marker.items} items, or one "
+                "shard twice; make the artifact again with --overwrite"
+            )
+
+
+def _require_rows(path: AnyPath, name: str, lengths: Iterable[int], markers: tuple[ShardMarker, ...]) -> None:
+    for length, marker in zip(lengths, markers, strict=True):
+        if length != marker.items:
+            raise ArtifactError(
+                f"shard {marker.shard} of {path} has {length} rows in its column {name!r} and {marker.items} items; "
+                "make the artifact again with --overwrite"
+            )
+
+
 def digest_of(manifest: Manifest, markers: tuple[ShardMarker, ...]) -> str:
     """blake2b over the manifest's identity and every shard's digest and skips, 32 hex digits."""
     digest = hashlib.blake2b(json.dumps(manifest.identity(), sort_keys=True).encode(), digest_size=16)
@@ -172,10 +201,9 @@ def digest_of(manifest: Manifest, markers: tuple[ShardMarker, ...]) -> str:
     return digest.hexdigest()
 
 
-def _read_ledger(path: Path) -> tuple[ShardMarker, ...]:
-    files = sorted((path / "ledger").glob("[0-9]*.json"))
+def _read_ledger(path: AnyPath, files: ShardFiles) -> tuple[ShardMarker, ...]:
     try:
-        return tuple(ShardMarker.model_validate_json(f.read_bytes()) for f in files)
+        return tuple(ShardMarker.model_validate_json(data) for data in files.markers())
     except ValidationError as error:
         raise ArtifactError(
             f"a marker in {path}/ledger is damaged; make the artifact again with --overwrite"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from semaug.artifacts.pool import spawn_map
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
 from semaug.artifacts.schemas import ShardCosts, Skipped
-from semaug.artifacts.store import ArtifactWriter, write_shard
+from semaug.artifacts.store import ArtifactWriter, Place, write_shard
 
 Tick = Callable[[int], None]
 
@@ -46,6 +46,12 @@ Task = tuple[int, range]
 """A shard's number and its items."""
 
 
+class TaskWorker(Protocol):
+    """What an engine sends to its processes: a picklable callable that does one task and ticks items done."""
+
+    def __call__(self, task: Task, tick: Tick) -> None: ...
+
+
 class Engine(Protocol):
     """Where shards are worked on; ``LocalPool`` and ``ray_engine.RayEngine`` are engines.
 
@@ -53,7 +59,7 @@ class Engine(Protocol):
     ledger says that it is done.
     """
 
-    def run(self, worker: ShardWorker, tasks: Sequence[Task], tick: Tick, what: str) -> None:
+    def run(self, worker: TaskWorker, tasks: Sequence[Task], tick: Tick, what: str) -> None:
         """Call a copy of ``worker`` on every task; ``what`` names the artifact in errors.
 
         ``tick`` counts items done; below 0 where work was lost and is done again.
@@ -80,7 +86,7 @@ def process_shards(
     counter = _Counter(writer.manifest.items, _items(writer, pending), stage, on_progress)
     tasks = [(shard, writer.manifest.shard_range(shard)) for shard in pending]
     engine = LocalPool(workers) if isinstance(workers, int) else workers
-    engine.run(ShardWorker(writer.path, work), tasks, counter.add, str(writer.path))
+    engine.run(ShardWorker(writer.place, work), tasks, counter.add, str(writer.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class LocalPool:
 
     workers: int = 1
 
-    def run(self, worker: ShardWorker, tasks: Sequence[Task], tick: Tick, what: str) -> None:
+    def run(self, worker: TaskWorker, tasks: Sequence[Task], tick: Tick, what: str) -> None:
         """Call a copy of ``worker`` on every task; raises ``WorkerDied`` when a process vanishes."""
         if self.workers <= 1 or len(tasks) <= 1:
             for task in tasks:
@@ -116,8 +122,8 @@ def _items(writer: ArtifactWriter, shards: list[int]) -> int:
 class ShardWorker:
     """Runs and writes shards with models that are loaded at the first one; a picklable copy serves each process."""
 
-    def __init__(self, path: Path, work: ShardWork) -> None:
-        self._path, self._work = path, work
+    def __init__(self, place: Place, work: ShardWork) -> None:
+        self._place, self._work = place, work
         self._runner: ShardRunner | None = None
 
     def __call__(self, task: Task, tick: Tick) -> None:
@@ -132,7 +138,7 @@ class ShardWorker:
             warm_seconds=opened - started + result.warm_seconds,
             peak_memory=peak_memory(),
         )
-        write_shard(self._path, shard, result.columns, skipped=result.skipped, costs=costs)
+        write_shard(self._place, shard, result.columns, skipped=result.skipped, costs=costs)
 
 
 def peak_memory() -> int:

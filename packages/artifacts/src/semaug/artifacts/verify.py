@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from semaug.artifacts.errors import ArtifactError
 from semaug.artifacts.files import hash_file
+from semaug.artifacts.places import AnyPath, RemotePath, as_path
 from semaug.artifacts.ragged import unpack_strings
 from semaug.artifacts.reader import Artifact, hash_columns
 from semaug.artifacts.roots import stays_inside
@@ -26,7 +27,7 @@ ENCODER_CARD = "encoder.json"
 class Verification:
     """The outcome: a digest without costs and times, and every problem found (empty when all is well)."""
 
-    path: Path
+    path: AnyPath
     kind: str
     items: int
     digest: str
@@ -35,7 +36,9 @@ class Verification:
 
 def verify(path: str | os.PathLike[str]) -> Verification:
     """Check an artifact, a materialised folder or a training run; raises ``ArtifactError`` when it is none of them."""
-    path = Path(path)
+    path = as_path(path)
+    if isinstance(path, RemotePath):
+        return _verify_artifact(path)
     if (path / ENCODER_CARD).exists():
         return _verify_run(path)
     if (path / MATERIALIZED).exists():
@@ -43,8 +46,8 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     return _verify_artifact(path)
 
 
-def _verify_artifact(path: Path) -> Verification:
-    artifact = Artifact.open(path, partial=True)
+def _verify_artifact(path: AnyPath) -> Verification:
+    artifact = Artifact.open(path, partial=True, straight=True)
     problems = []
     missing = artifact.manifest.shards - len(artifact.markers)
     if missing:
@@ -64,19 +67,23 @@ def _check_shard(artifact: Artifact, marker: ShardMarker) -> list[str]:
     if "file_hash" not in columns:  # an index names files too, which are the user's own
         return []
     names, hashes = unpack_strings(columns, "file"), unpack_strings(columns, "file_hash")
+    if len(names) != len(hashes):
+        return [f"shard {marker.shard} names {len(names)} files and {len(hashes)} hashes; make the artifact again"]
     return [p for n, h in zip(names, hashes, strict=True) if (p := _check_named(artifact.path.parent, n, h))]
 
 
-def _check_named(folder: Path, name: str, expected: str) -> str | None:
+def _check_named(folder: AnyPath, name: str, expected: str) -> str | None:
     if not stays_inside(name):
         return f"{name!r} is not below {folder}; make the artifact again with --overwrite"
+    if isinstance(folder, RemotePath):
+        return f"{folder / name} is a file beside an artifact in a store, which is not read; copy both to a folder"
     return _check_file(folder / name, expected)
 
 
 def _check_file(path: Path, expected: str) -> str | None:
     if not path.exists():
         return f"{path} is missing"
-    return None if hash_file(path) == expected else f"{path} has changed"
+    return None if path.is_file() and hash_file(path) == expected else f"{path} has changed"
 
 
 def _verify_run(path: Path) -> Verification:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from semaug.artifacts.errors import ArtifactError, SourceError
+from semaug.artifacts.outside import reading
+from semaug.artifacts.places import RemotePath
 from semaug.artifacts.ragged import unpack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.roots import stays_inside
@@ -24,7 +26,12 @@ MATERIALIZED = "metadata.zarr"
 
 def open_artifact(path: str | os.PathLike[str]) -> ImageSource:
     """The images of an artifact; raises ``ArtifactError`` when it is unfinished, damaged, or holds none."""
-    artifact = Artifact.open(Path(path))
+    artifact = Artifact.open(path)
+    with reading(path):
+        return _opened(artifact, path)
+
+
+def _opened(artifact: Artifact, path: str | os.PathLike[str]) -> ImageSource:
     if artifact.manifest.kind == "index":
         return _open_index(artifact)
     columns = set(artifact.shard(artifact.markers[0].shard)) if artifact.markers else set()
@@ -43,6 +50,8 @@ def _strings(artifact: Artifact, name: str) -> list[str]:
 
 def _open_files(artifact: Artifact) -> FileSource:
     """Files named relative to the artifact's own folder; their names are the keys."""
+    if isinstance(artifact.path, RemotePath):
+        raise SourceError(f"{artifact.path} names files beside it, which no store gives; copy all to a folder")
     names = _strings(artifact, "file")
     _require_inside(artifact, names)
     keys = [clean_key(name) for name in names]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from semaug.artifacts.errors import ArtifactError, SourceError
+from semaug.artifacts.places import RemotePath, as_path
 from semaug.artifacts.sources.protocol import ImageSource
 from semaug.artifacts.sources.query import parse_spec, whole_number
 
@@ -15,7 +16,8 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     """Open images by path or by spec.
 
     A folder (with or without class folders); a packed store, an index, or any artifact or materialised folder that
-    holds images; a ``.csv`` or ``.parquet`` list; ``torchvision:NAME?root=...&split=...``;
+    holds images, the first two also by URL, ``s3://bucket/images.zarr``; a ``.csv`` or ``.parquet`` list;
+    ``torchvision:NAME?root=...&split=...``;
     ``hf:PATH_OR_NAME?split=...&image=...&label=...``; ``scenes:train?items=...&seed=...``; a well-known set by name,
     ``cifar100:train?root=...`` (``sources.named``).
     Raises ``SourceError`` or ``ArtifactError`` where that cannot be opened, ``MissingDependency`` where a package is
@@ -25,9 +27,23 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     scheme = text.split(":", 1)[0]
     if ":" in text and scheme in _SCHEMES and not Path(text).exists():
         return _SCHEMES[scheme](text)
-    path = Path(text).expanduser()
+    place = as_path(text)
+    if isinstance(place, RemotePath):
+        return _open_remote(place)
+    path = place.expanduser()
     named = None if path.exists() else _open_named(text)
     return _open_path(path) if named is None else named
+
+
+def _open_remote(path: RemotePath) -> ImageSource:
+    from semaug.artifacts.sources.artifact import open_artifact
+
+    try:
+        return open_artifact(path)
+    except ArtifactError as error:
+        if path.suffix == ".zarr":
+            raise
+        raise SourceError(f"{error}; from a store images are read packed, by `semaug data pack`") from error
 
 
 def _open_path(path: Path) -> ImageSource:

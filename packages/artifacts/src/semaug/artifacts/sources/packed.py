@@ -6,13 +6,14 @@ import os
 from bisect import bisect_right
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.decode import decode_image
+from semaug.artifacts.errors import ArtifactError, SemaugError
+from semaug.artifacts.outside import DAMAGE, damaged, reading
 from semaug.artifacts.ragged import slice_of
 from semaug.artifacts.reader import Artifact, ShardColumns
 from semaug.artifacts.sources.base import Source, fingerprint_of
@@ -20,6 +21,8 @@ from semaug.artifacts.sources.base import Source, fingerprint_of
 PIXELS = "pixels"
 ENCODED = "encoded"
 _OPEN_SHARDS = 4096
+_MOST_UNNAMED = 1 << 24
+"""Labels without class names are below this: counting them takes memory for as many classes."""
 
 
 class _Shard(Protocol):
@@ -28,11 +31,18 @@ class _Shard(Protocol):
     def encoded(self, row: int) -> bytes | None: ...
 
 
+def _bytes_of(columns: ShardColumns, axes: int) -> NDArray[np.uint8]:
+    pixels = columns[PIXELS].view(np.ndarray)  # a memmap's own indexing costs microseconds
+    if pixels.dtype != np.uint8 or pixels.ndim != axes or (axes == 4 and pixels.shape[3] != 3):
+        raise ValueError(f"pixels of {pixels.dtype} {pixels.shape}")
+    return pixels
+
+
 class _FixedShard:
     """Images of one size: the column ``pixels`` is (n, height, width, 3)."""
 
     def __init__(self, columns: ShardColumns) -> None:
-        self._pixels = columns[PIXELS].view(np.ndarray)  # a memmap's own indexing costs microseconds
+        self._pixels = _bytes_of(columns, 4)
 
     def read(self, row: int) -> NDArray[np.uint8]:
         return self._pixels[row].copy()
@@ -45,7 +55,7 @@ class _RaggedShard:
     """Images of several sizes end to end, with their offsets and sizes (n, 2)."""
 
     def __init__(self, columns: ShardColumns) -> None:
-        self._pixels = columns[PIXELS].view(np.ndarray)
+        self._pixels = _bytes_of(columns, 1)
         self._offsets: list[int] = columns[PIXELS + "_offsets"].tolist()
         self._sizes: list[list[int]] = columns["size"].tolist()
 
@@ -95,7 +105,7 @@ class PackedSource(Source):
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> PackedSource:
         """Open a finished store; raises ``ArtifactError``."""
-        return cls(Artifact.open(Path(path)))
+        return cls(Artifact.open(path))
 
     def __reduce__(self) -> Any:
         return type(self).open, (self.spec,)
@@ -112,16 +122,26 @@ class PackedSource(Source):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         place, row = self._locate(index)
-        return self._shard(place).read(row)
+        try:
+            return self._shard(place).read(row)
+        except DAMAGE as error:
+            raise self._damaged(error) from error
 
     def encoded(self, index: int) -> bytes | None:
         place, row = self._locate(index)
-        return self._shard(place).encoded(row)
+        try:
+            return self._shard(place).encoded(row)
+        except DAMAGE as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> SemaugError:
+        return error if isinstance(error, SemaugError) else damaged(self.artifact.path, error)
 
     @cached_property
     def fingerprint(self) -> str:
         """The fingerprint of the images that were packed, as they were before any resize."""
-        return self.artifact.manifest.inputs["source"]
+        with reading(self.artifact.path):
+            return self.artifact.manifest.inputs["source"]
 
     @property
     def pixels(self) -> str:
@@ -131,7 +151,13 @@ class PackedSource(Source):
 
     @cached_property
     def _labels(self) -> NDArray:
-        return self.artifact.column("label")
+        labels, known = self.artifact.column("label"), len(self.class_names) or _MOST_UNNAMED
+        if labels.dtype.kind != "i" or labels.ndim != 1 or labels.max(initial=-1) >= known:
+            raise ArtifactError(
+                f"{self.artifact.path} has labels of {labels.dtype} up to {labels.max(initial=-1)} and "
+                f"{len(self.class_names)} class names; pack the images again"
+            )
+        return labels
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < self._starts[-1]:
@@ -149,7 +175,8 @@ class GeneratedSource(PackedSource):
     @cached_property
     def fingerprint(self) -> str:
         """The fingerprint of the images as they are kept, from the hashes that were written beside them."""
-        return fingerprint_of(zip(self.artifact.keys, map(bytes, self.artifact.column("content")), strict=True))
+        with reading(self.artifact.path):
+            return fingerprint_of(zip(self.artifact.keys, map(bytes, self.artifact.column("content")), strict=True))
 
     @property
     def pixels(self) -> str:

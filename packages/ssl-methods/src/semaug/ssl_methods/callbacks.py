@@ -16,6 +16,7 @@ from semaug.artifacts.progress import OnProgress, Progress
 from semaug.ssl_methods.batches import BatchOrder
 from semaug.ssl_methods.encoder import Encoder
 from semaug.ssl_methods.errors import TrainingDiverged
+from semaug.ssl_methods.gathering import mean_over_ranks, world
 from semaug.ssl_methods.metrics import CurveWriter
 from semaug.ssl_methods.periods import Periods, evaluating
 from semaug.ssl_methods.schedules import cosine
@@ -85,9 +86,10 @@ class OnlineEvaluation(Callback):
 class Curves(Callback):
     """Means of the method's scalars since the last row, rate of learning and images a second, every ``every`` steps.
 
-    Nothing is read off the device in between. A loss that is not finite raises ``TrainingDiverged`` at the next row
-    or checkpoint (``is_saved``), and so do weights before a checkpoint, which a bad gradient may have spoilt under a
-    good loss, and a scale of fp16's gradients that has fallen without end: nothing spoilt is ever saved.
+    The means are those of all processes. Nothing is read off the device in between. A loss that is not finite raises
+    ``TrainingDiverged`` at the next row or checkpoint (``is_saved``), and so do weights before a checkpoint, which a
+    bad gradient may have spoilt under a good loss, and a scale of fp16's gradients that has fallen without end:
+    nothing spoilt is ever saved.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class Curves(Callback):
         self._since = (0.0, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": {k: v.cpu() for k, v in self.sums.items()}, "count": self.count}
+        return {"sums": {k: v.cpu() for k, v in _of_all(self.sums).items()}, "count": self.count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.sums, self.count = dict(state_dict["sums"]), state_dict["count"]
@@ -161,7 +163,7 @@ class Curves(Callback):
     def _write(self, trainer: Trainer, training: Training, step: int) -> None:
         then, before = self._since
         now = time.perf_counter()
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        means = {name: float(total) / self.count for name, total in _of_all(self.sums).items()}
         rate = (step - before) * self.order.batch_size / max(now - then, 1e-9)
         self.sums, self.count, self._since = {}, 0, (now, step)
         row = {"step": step, "epoch": step / self.order.per_epoch, **means}
@@ -170,6 +172,13 @@ class Curves(Callback):
             self.writer.write({**row, **training.evaluations})
         training.evaluations.clear()
         self.on_progress(Progress("pretrain", step, int(trainer.max_steps), "steps", f"loss {means['loss']:.3f}"))
+
+
+def _of_all(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The means over all processes of each one's scalars; they all come here at the same steps."""
+    if not own or world()[1] == 1:
+        return dict(own)
+    return dict(zip(own, mean_over_ranks(torch.stack(list(own.values()))).unbind(), strict=True))
 
 
 def _require_scale(trainer: Trainer, step: int) -> None:

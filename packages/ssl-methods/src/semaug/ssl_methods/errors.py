@@ -17,3 +17,7 @@ class RunStopped(SemaugError, RuntimeError):
     """A signal ended the run after a checkpoint; the same command goes on. Commands exit with EX_TEMPFAIL."""
 
     exit_code = 75
+
+
+class PeerLost(SemaugError, RuntimeError):
+    """One of several processes that share a run is gone, or did not answer in time; the same command goes on."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from semaug.artifacts.errors import InvalidOption
 
@@ -22,7 +25,8 @@ class Hardware:
     """Where a run is computed: none of it enters the run's identity.
 
     ``device`` is cpu, cuda or auto; ``devices`` processes on each of ``nodes`` machines share every batch (DDP, also
-    under torchrun); ``precision`` is one of ``PRECISIONS`` and does enter the identity, since it shapes weights.
+    under torchrun) and wait ``peer_timeout`` seconds for one another; ``precision`` is one of ``PRECISIONS`` and does
+    enter the identity, since it shapes weights.
     """
 
     device: str = "cpu"
@@ -31,6 +35,7 @@ class Hardware:
     workers: int = 0
     precision: str = "32-true"
     channels_last: bool = False
+    peer_timeout: float = 1800.0
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda", "auto"):
@@ -44,6 +49,8 @@ class Hardware:
             raise InvalidOption(
                 f"{self.workers} workers on {self.devices} devices of {self.nodes} nodes: give at least 0, 1 and 1"
             )
+        if not 0 < self.peer_timeout < math.inf:
+            raise InvalidOption(f"processes cannot wait {self.peer_timeout} s for one another; give seconds above 0")
 
     @property
     def cuda(self) -> bool:
@@ -74,6 +81,11 @@ class Hardware:
                 "processes; leave --devices and --nodes away"
             )
         return replace(self, devices=local, nodes=started // local)
+
+    @property
+    def strategy(self) -> Strategy | str:
+        """How Lightning's Trainer joins the processes."""
+        return DDPStrategy(timeout=timedelta(seconds=self.peer_timeout)) if self.world > 1 else "auto"
 
     def numbers(self) -> dict[str, Any]:
         """What Lightning's Trainer is told of the precision: ``precision`` and, for fp16 on a CPU, the plugin.

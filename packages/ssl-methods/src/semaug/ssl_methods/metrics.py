@@ -25,7 +25,7 @@ class CurveWriter:
 
     def write(self, row: Row) -> None:
         """Add one row; it must hold ``step``."""
-        self._rows.append({name: f"{value:.8g}" for name, value in row.items()})
+        self._rows.append({name: f"{value:.12g}" for name, value in row.items()})
         added = [name for name in row if name not in self._columns]
         self._columns += added
         if added:

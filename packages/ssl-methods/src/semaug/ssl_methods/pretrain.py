@@ -29,10 +29,12 @@ from semaug.ssl_methods.hardware import PRECISIONS, Hardware
 from semaug.ssl_methods.methods import Method
 from semaug.ssl_methods.metrics import CurveWriter
 from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings
+from semaug.ssl_methods.peers import noticing_lost_peers
 from semaug.ssl_methods.periods import PairRefresh, PeriodLoader, Periods, current_ranks
 from semaug.ssl_methods.restore import restore
 from semaug.ssl_methods.runs import GUIDANCE, METRICS, RunFolder
 from semaug.ssl_methods.schedules import WarmupCosine
+from semaug.ssl_methods.shared_norms import share_batch_norm
 from semaug.ssl_methods.stopping import StopOnSignal
 from semaug.ssl_methods.training import BatchTransform, Training
 
@@ -87,7 +89,7 @@ def pretrain(
 
     Raises ``ArtifactMismatch`` for a run of another config, ``ArtifactLocked`` for one in training,
     ``TrainingDiverged`` when loss or weights are no longer finite, ``RunStopped`` after SIGTERM or SIGUSR1,
-    ``InvalidOption``, ``OutputError``.
+    ``PeerLost`` when another of several processes is gone, ``InvalidOption``, ``OutputError``.
     """
     hardware = hardware.launched()
     if not hardware.cuda:
@@ -98,6 +100,8 @@ def pretrain(
     periods = _periods(refresh, method, pairs, order, steps, Path(out))
     identity = _identity(method, optimizer, config or {}, seed)
     identity |= _course(steps, batch_size, warmup, accumulate, hardware, refresh)
+    if hardware.world > 1 and not hardware.cuda:
+        share_batch_norm(method)  # on GPUs Lightning does it, by torch's own
     if origin := method.encoder.origin:
         identity["init"], inputs = origin.settings(), {**(inputs or {}), "init": origin.digest}
     schedule = WarmupCosine(steps, warmup)
@@ -115,14 +119,19 @@ def pretrain(
             watchers = [clock, *callbacks, *records, curves, saver, StopOnSignal(saver.save, log_every)]
             trainer = _trainer(watchers, folder.path, steps, hardware, accumulate)
             training = Training(method, optimizer, steps, hardware.channels_last, batch_transform)
-            with closing(curves), _loader(method, pairs, periods, order, start, steps, hardware) as loader:
+            with (
+                closing(curves),
+                noticing_lost_peers(order.rank, order.world),
+                _loader(method, pairs, periods, order, start, steps, hardware) as loader,
+            ):
                 _fit(trainer, training, loader, folder.checkpoint if start else None)
         if primary:
             save_encoder(
                 folder.path, method.result, predictor=method.predictor, method=method.name, seed=seed, steps=steps,
                 config=identity, inputs=inputs,
             )  # fmt: skip
-        _wait_for_all()
+        with noticing_lost_peers(order.rank, order.world):
+            _wait_for_all()
         return load_card(folder.path)
 
 
@@ -191,7 +200,7 @@ def _trainer(callbacks: list[Callback], folder: Path, steps: int, hardware: Hard
             accelerator="gpu" if hardware.cuda else "cpu",
             devices=hardware.devices,
             num_nodes=hardware.nodes,
-            strategy="ddp" if hardware.world > 1 else "auto",
+            strategy=hardware.strategy,
             sync_batchnorm=hardware.cuda and hardware.world > 1,
             max_steps=steps,
             max_epochs=1,  # to Lightning a run is one epoch: its loader crosses ours without a pause

@@ -215,15 +215,22 @@ SHARED = (
     ),
     click.option(
         "--precision",
-        type=click.Choice(["fp32", "bf16", "fp16"]),
+        type=click.Choice(["fp32", "bf16", "fp16", "fp64"]),
         default="fp32",
         show_default=True,
-        help="Numbers to compute in; weights are kept in fp32.",
+        help="Numbers to compute in; weights are kept in fp32, those of fp64 in fp64.",
     ),
     click.option(
         "--devices", type=click.IntRange(1), default=1, show_default=True, help="Processes that share a batch."
     ),
     click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Machines of as many each."),
+    click.option(
+        "--peer-timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=1800,
+        show_default=True,
+        help="Seconds that processes wait for one that does not answer.",
+    ),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and views."),
     click.option(
         "--checkpoint-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between checkpoints."
@@ -325,12 +332,14 @@ def _pretrain(
     precision: str,
     devices: int,
     nodes: int,
+    peer_timeout: float,
     **options: Any,
 ) -> None:
     from semaug.ssl_methods.pretrain import Hardware
     from semaug.studies.assemble import train
 
-    hardware = Hardware(pick_device(), devices, nodes, settings().workers, precision).launched()
+    workers = settings().workers
+    hardware = Hardware(pick_device(), devices, nodes, workers, precision, peer_timeout=peer_timeout).launched()
     with progress() as on_progress:
         plan = _plan(folder, method, options)
         told = ignore_progress if hardware.rank else on_progress

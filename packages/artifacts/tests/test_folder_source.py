@@ -99,6 +99,20 @@ def test_linked_folders_and_broken_links(tmp_path):
     assert len(source.fingerprint) == 32
 
 
+def test_an_image_that_goes_away_after_it_was_hashed_ends_the_step(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    for source in (open_source(tmp_path), pickle.loads(pickle.dumps(open_source(tmp_path)))):
+        assert len(source.fingerprint) == 32
+        with pytest.raises(UnreadableImage, match="cannot be opened"):  # as it was when it was listed
+            source.read(1)
+        os.rename(tmp_path / "a.png", tmp_path / "aside")
+        with pytest.raises(SourceError, match=r"put it back and run the same command again"):
+            pickle.loads(pickle.dumps(source)).read(0)
+        os.rename(tmp_path / "aside", tmp_path / "a.png")
+        assert source.read(0).ndim == 3
+
+
 @pytest.mark.parametrize(("make", "message"), [
     (lambda p: p.mkdir(), "holds no images"),
     (lambda p: p.write_text("x"), "no known kind"),

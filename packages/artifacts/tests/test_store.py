@@ -133,6 +133,26 @@ def test_overwrite_repairs_a_damaged_manifest(made):
         assert len(writer.pending()) == 3
 
 
+@pytest.mark.parametrize("file", ["zarr.json", "flag/zarr.json", "flag/c/0", "value/c/0/0"])
+def test_a_shard_that_was_cut_short_is_made_again(made, file):
+    digest, torn = verify(made).digest, made / "shards/000001" / file
+    os.truncate(torn, torn.stat().st_size // 2)
+    with ArtifactWriter.open(made, manifest()) as writer:
+        assert writer.pending() == [1]
+    write_all(made)
+    assert verify(made).digest == digest
+
+
+def test_a_manifest_that_was_cut_short_before_the_first_shard_is_written_again(made, tmp_path):
+    with ArtifactWriter.open(tmp_path / "begun.zarr", manifest()):
+        pass
+    for path in (tmp_path / "begun.zarr", tmp_path / "only.zarr"):
+        path.mkdir(exist_ok=True)
+        (path / "zarr.json").write_text("")
+        write_all(path)
+        assert verify(path).digest == verify(made).digest
+
+
 @pytest.mark.parametrize("name", ["folder", "other.zarr"])
 def test_what_is_not_ours_is_never_removed(tmp_path, name):
     path = tmp_path / name

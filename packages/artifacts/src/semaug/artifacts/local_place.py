@@ -17,9 +17,11 @@ from pydantic import ValidationError
 
 from semaug.artifacts.errors import ArtifactError, ArtifactLocked, ArtifactMismatch
 from semaug.artifacts.files import fsync_path, fsync_tree, write_atomic, writing
+from semaug.artifacts.outside import parse_json
 from semaug.artifacts.reader import read_manifest
 from semaug.artifacts.schemas import Manifest, ShardMarker
-from semaug.artifacts.zarr_files import write_columns, write_group
+from semaug.artifacts.shard_files import LocalFiles, shard_is_whole
+from semaug.artifacts.zarr_files import group_file, write_columns
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems say that have no locks; there the ledger alone guards an artifact."""
@@ -49,7 +51,7 @@ class LocalPlace:
 
     def begin(self, manifest: Manifest) -> None:
         """Write the manifest where there is none, and the folders of shards and markers; removes torn writes."""
-        if not (self.path / "zarr.json").exists():
+        if not _is_whole_json(self.path / "zarr.json") and not any(self.path.glob("ledger/*.json")):
             self.describe(manifest)
         with writing(self.path):
             for folder in ("shards", "ledger"):
@@ -58,10 +60,7 @@ class LocalPlace:
 
     def describe(self, manifest: Manifest) -> None:
         """Write the manifest."""
-        with writing(self.path):
-            write_group(self.path, manifest)
-            fsync_path(self.path / "zarr.json")
-            fsync_path(self.path)
+        write_atomic(self.path / "zarr.json", group_file(manifest))
 
     def is_empty(self) -> bool:
         """Whether the ledger has no marker."""
@@ -74,7 +73,7 @@ class LocalPlace:
                 shutil.rmtree(unfinished)
 
     def done(self, shards: range) -> set[int]:
-        """Those of ``shards`` with a readable marker and a folder of data."""
+        """Those of ``shards`` with a readable marker and columns that have their sizes."""
         return {shard for shard in shards if self._is_done(shard)}
 
     def _is_done(self, shard: int) -> bool:
@@ -82,7 +81,7 @@ class LocalPlace:
             ShardMarker.model_validate_json((self.path / "ledger" / f"{shard:06d}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return False
-        return (self.path / "shards" / f"{shard:06d}").is_dir()
+        return shard_is_whole(LocalFiles(self.path), self.path, shard)
 
     def put_shard(self, shard: int, columns: Mapping[str, NDArray], marker: Callable[[], ShardMarker]) -> ShardMarker:
         """Write a shard's data whole and flush it, then its marker."""
@@ -154,9 +153,9 @@ def _clear_partials(path: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether the folder may be written to, and with --overwrite removed: ours (maybe damaged), or empty."""
-    if not (path / "zarr.json").exists():
-        return not any(map(_is_foreign, path.iterdir()))
-    if (path / "ledger").is_dir() and (path / "shards").is_dir():
+    if not _is_whole_json(path / "zarr.json"):  # not written yet, or torn by a power cut
+        return not any(map(_is_foreign, path.iterdir())) or _has_parts(path)
+    if _has_parts(path):
         return True
     try:
         read_manifest(path)
@@ -166,4 +165,16 @@ def _is_ours(path: Path) -> bool:
 
 
 def _is_foreign(path: Path) -> bool:
-    return path.name != ".lock" and path.suffix != ".partial"
+    return path.name not in (".lock", "zarr.json") and path.suffix != ".partial"
+
+
+def _has_parts(path: Path) -> bool:
+    return all((path / name).exists() for name in ("zarr.json", "ledger", "shards"))
+
+
+def _is_whole_json(path: Path) -> bool:
+    try:
+        parse_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True

@@ -269,6 +269,18 @@ def _described(meta: dict[str, Any]) -> tuple[Shape, np.dtype[Any]]:
     return shape, dtype
 
 
+def shard_is_whole(files: ShardFiles, place: AnyPath, shard: int) -> bool:
+    """Whether a shard's folder is there, and every column in it has the size that it says."""
+    folder = f"shards/{shard:06d}"
+    try:
+        parse_json(files.read(f"{folder}/zarr.json"))
+        for name in files.folders(folder):
+            read_column(files, place, f"{folder}/{name}")
+    except (OSError, KeyError, ValueError):
+        return False
+    return True
+
+
 def read_column(files: ShardFiles, place: AnyPath, folder: str) -> NDArray:
     """One column as a read-only array; raises ``KeyError`` if absent and ``ArtifactError`` if damaged."""
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -31,18 +30,8 @@ def write_columns(store: Any, columns: Mapping[str, NDArray]) -> None:
             array[...] = values
 
 
-def write_group(path: Path, manifest: Manifest) -> None:
-    """Write the manifest into the attributes of the group at ``path``, or change it there."""
-    import zarr
-
-    if (path / "zarr.json").exists():
-        zarr.open_group(path, mode="r+").update_attributes(_attributes(manifest))
-    else:
-        zarr.create_group(path, zarr_format=3, attributes=_attributes(manifest))
-
-
 def group_file(manifest: Manifest) -> bytes:
-    """The ``zarr.json`` that ``write_group`` writes."""
+    """The ``zarr.json`` of an artifact: a group with the manifest in its attributes."""
     import zarr
     from zarr.storage import MemoryStore
 

@@ -19,8 +19,9 @@ from semaug.artifacts.sources.base import Source, content_hash, fingerprint_of
 _HASHING_THREADS = 4
 _SETTLED = 2_000_000_000
 """Nanoseconds after which a file's next change is sure to show in its times."""
-_KNOWN: dict[bytes, str] = {}
-"""Fingerprints of files as they were listed, so that one process reads a set once however often it is opened."""
+_NOTHING = content_hash(b"")
+_KNOWN: dict[bytes, tuple[str, frozenset[int]]] = {}
+"""Fingerprints of files as they were listed, with those that could not be opened: one process reads a set once."""
 
 
 class FileSource(Source):
@@ -48,8 +49,10 @@ class FileSource(Source):
         self._labels = np.asarray(labels, np.int32)
         self.class_names = tuple(class_names)
         self._file_sizes = None if file_sizes is None else np.asarray(file_sizes, np.int64)
+        self._absent: frozenset[int] | None = None  # the files that could not be opened, once the others are hashed
         if fingerprint is not None:
             self.__dict__["fingerprint"] = fingerprint
+            self._absent = frozenset(np.flatnonzero(self._file_sizes == 0).tolist() if file_sizes is not None else ())
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -71,13 +74,22 @@ class FileSource(Source):
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise UnreadableImage(f"cannot be opened: {error.strerror or error}") from error
+            raise self._unreadable(index, error.strerror or str(error)) from error
         if self._file_sizes is not None and len(data) != self._file_sizes[index]:
             raise SourceError(
                 f"{path} has {len(data)} bytes, {self._file_sizes[index]} when it was indexed; "
                 "run `semaug data index` again with --overwrite"
             )
         return data
+
+    def _unreadable(self, index: int, reason: str) -> Exception:
+        """What to raise: a file that was hashed and cannot be opened now is no broken file but a set that changed."""
+        if self._absent is None or index in self._absent:
+            return UnreadableImage(f"cannot be opened: {reason}")
+        return SourceError(
+            f"{self.path(index)} could be opened when the images were listed and cannot now ({reason}); put it back "
+            "and run the same command again, it resumes"
+        )
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return decode_image(self.encoded(index))
@@ -86,17 +98,20 @@ class FileSource(Source):
         try:
             return content_hash(self.encoded(index))
         except UnreadableImage:
-            return content_hash(b"")  # a file that cannot be opened counts as an empty one
+            return _NOTHING  # a file that cannot be opened counts as an empty one
 
     @cached_property
     def fingerprint(self) -> str:
         state = self._state()
         if state is not None and state in _KNOWN:
-            return _KNOWN[state]
+            found, self._absent = _KNOWN[state]
+            return found
         with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-            found = fingerprint_of(zip(self._keys, pool.map(self.content_hash, range(len(self))), strict=True))
+            hashes = list(pool.map(self.content_hash, range(len(self))))
+        found = fingerprint_of(zip(self._keys, hashes, strict=True))
+        self._absent = frozenset(i for i, content in enumerate(hashes) if content == _NOTHING)
         if state is not None and state == self._state():
-            _KNOWN[state] = found
+            _KNOWN[state] = found, self._absent
         return found
 
     def _state(self) -> bytes | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from semaug.artifacts.ragged import pack_strings, unpack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Manifest, Skipped
 from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
-from semaug.artifacts.sources.base import DIGEST_SIZE, Source, content_hash, fingerprint_of
+from semaug.artifacts.sources.base import DIGEST_SIZE, Source, content_hash, fingerprint_of, fingerprint_of_ordered
 from semaug.artifacts.sources.files import FileSource
 from semaug.artifacts.sources.protocol import ImageSource
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
@@ -54,7 +56,7 @@ def index_source(
     )
     with ArtifactWriter.open(out, manifest, overwrite=overwrite) as writer:
         process_shards(writer, IndexWork(source), stage="index", workers=workers, on_progress=on_progress)
-        return writer.finish({"fingerprint": _fingerprint(Artifact.open(out, "index"))})
+        return writer.finish({"fingerprint": fingerprint_of_index(Artifact.open(out, "index"))})
 
 
 def _listing(source: Source) -> str:
@@ -71,13 +73,18 @@ def _listing(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(artifact: Artifact) -> str:
-    pairs: list[tuple[str, bytes]] = []
+def fingerprint_of_index(artifact: Artifact) -> str:
+    """The fingerprint of the images of an index, shard by shard where their keys stand in order."""
+    if all(before < after for before, after in pairwise(key for key, _ in _contents(artifact))):
+        return fingerprint_of_ordered(_contents(artifact))
+    return fingerprint_of(_contents(artifact))
+
+
+def _contents(artifact: Artifact) -> Iterator[tuple[str, bytes]]:
     for marker in artifact.markers:
         columns = artifact.shard(marker.shard)
         hashes = (row.tobytes() for row in np.asarray(columns["content_hash"]))
-        pairs += zip(unpack_strings(columns, "key"), hashes, strict=True)
-    return fingerprint_of(pairs)
+        yield from zip(unpack_strings(columns, "key"), hashes, strict=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from semaug.artifacts.draws import generator
@@ -65,23 +67,23 @@ class BatchOrder:
         """The epoch of ``step`` (both from 0)."""
         return step // self.per_epoch
 
-    def permutation(self, epoch: int) -> list[int]:
-        """All items in the order of ``epoch``."""
-        return generator(self.seed, "batch order", epoch).permutation(self.items).tolist()
+    def permutation(self, epoch: int) -> NDArray[np.int64]:
+        """All items in the order of ``epoch``: int64 (items,), eight bytes an item."""
+        return generator(self.seed, "batch order", epoch).permutation(self.items)
 
     def batch(self, step: int) -> list[Address]:
         """This rank's items of one step."""
         return self._share(self.permutation(self.epoch(step)), step)
 
-    def _share(self, permutation: list[int], step: int) -> list[Address]:
+    def _share(self, permutation: NDArray[np.int64], step: int) -> list[Address]:
         start = step % self.per_epoch * self.batch_size
         own = self.batch_size // self.world
         start += self.rank * own
-        return [(self.epoch(step), i) for i in permutation[start : start + own]]
+        return [(self.epoch(step), i) for i in permutation[start : start + own].tolist()]
 
     def batches(self, start: int, stop: int) -> Iterator[list[Address]]:
         """The batches of steps ``start`` to ``stop - 1``, part by part where a step accumulates."""
-        known, permutation = -1, []
+        known, permutation = -1, np.zeros(0, np.int64)
         for step in range(start, stop):
             if self.epoch(step) != known:
                 known = self.epoch(step)

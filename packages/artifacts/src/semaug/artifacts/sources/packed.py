@@ -21,6 +21,8 @@ from semaug.artifacts.sources.base import Source, fingerprint_of
 PIXELS = "pixels"
 ENCODED = "encoded"
 _OPEN_SHARDS = 4096
+_MOST_KEYS = 2_000_000
+"""Keys are held as text for stores of at most this many images (90 bytes each), and read one by one beyond."""
 _MOST_UNNAMED = 1 << 24
 """Labels without class names are below this: counting them takes memory for as many classes."""
 
@@ -101,6 +103,7 @@ class PackedSource(Source):
         self._starts = [0, *accumulate(m.items for m in artifact.markers)]
         self._shards = [m.shard for m in artifact.markers]
         self._shard = lru_cache(_OPEN_SHARDS)(self._open)
+        self._columns = lru_cache(_OPEN_SHARDS)(lambda place: artifact.shard(self._shards[place]))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> PackedSource:
@@ -114,7 +117,11 @@ class PackedSource(Source):
         return self._starts[-1]
 
     def key(self, index: int) -> str:
-        return self.artifact.keys[index]
+        if len(self) <= _MOST_KEYS:
+            return self.artifact.keys[index]
+        place, row = self._locate(index)
+        with reading(self.artifact.path):
+            return slice_of(self._columns(place), "key", row).tobytes().decode()
 
     def label(self, index: int) -> int | None:
         label = int(self._labels[index])
@@ -166,7 +173,7 @@ class PackedSource(Source):
         return place, index - self._starts[place]
 
     def _open(self, place: int) -> _Shard:
-        return _open_shard(self.artifact.shard(self._shards[place]))
+        return _open_shard(self._columns(place))
 
 
 class GeneratedSource(PackedSource):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semaug.artifacts.errors import SemaugError
+from semaug.artifacts.network import forbid_network
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def store_global(ctx: click.Context, param: click.Parameter, value: Any) -> None
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ[name] = str(value)
     if param.name == "offline" and value:
-        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", YOLO_OFFLINE="true")
+        forbid_network()
 
 
 class GlobalOption(click.Option):

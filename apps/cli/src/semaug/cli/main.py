@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from semaug.artifacts.network import forbid_telemetry, keep_offline
 from semaug.cli.console import GLOBAL_OPTIONS, LazyGroup, explain, load_config, store_global
 
 COMMANDS = {
@@ -53,6 +54,8 @@ def main() -> None:
     """Run the command line; every expected failure is one line on stderr."""
     # OpenMP threads that wait for each other spin; on shared cores that made training steps five times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    forbid_telemetry()
+    keep_offline()
     try:
         code = root.main(standalone_mode=False)
     except click.ClickException as error:

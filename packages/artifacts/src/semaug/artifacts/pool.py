@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from semaug.artifacts.errors import WorkerDied
+from semaug.artifacts.network import keep_offline
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -103,6 +104,7 @@ _SENDER: Any = None
 def _start_worker(work: Any, sender: Any) -> None:
     global _WORK, _SENDER
     _WORK, _SENDER = work, sender
+    keep_offline()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()

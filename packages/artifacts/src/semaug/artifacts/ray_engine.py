@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from semaug.artifacts.errors import InvalidOption, MissingDependency, WorkerDied
+from semaug.artifacts.network import OFFLINE, SILENT, forbid_telemetry, keep_offline
 from semaug.artifacts.shards import ShardWorker, Task, Tick
 
 _POLL = 0.5
@@ -35,8 +36,8 @@ _POLL = 0.5
 _OBJECT_STORE = 96 * 2**20
 """Bytes of shared memory; shards never go through it."""
 _PASSED_ON = (
-    "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "YOLO_OFFLINE", "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_WAIT_POLICY",
+    *SILENT, *OFFLINE, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
+    "OMP_WAIT_POLICY",
 )  # fmt: skip
 """Variables of the environment that say how to run; a secret is never among them."""
 
@@ -134,8 +135,8 @@ def _prepare_environment(alone: bool) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if "ray" in sys.modules:
         return
+    forbid_telemetry()
     wanted = {
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` it would copy the folder and resolve it on each node
     }
@@ -190,6 +191,7 @@ class _Actor:
         from ray import cloudpickle
 
         os.environ.update(environment)
+        keep_offline()
         os.chdir(folder)
         sys.path += [entry for entry in path if entry not in sys.path]
         self._worker: ShardWorker = cloudpickle.loads(worker)

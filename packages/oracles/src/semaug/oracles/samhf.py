@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from semaug.artifacts.errors import InvalidOption, MissingDependency, MissingWeights
+from semaug.artifacts.network import forbid_telemetry
 from semaug.oracles.protocols import Boxes, Image, Mask
 
 WHERE = "https://huggingface.co/facebook/sam-vit-base"
@@ -66,6 +67,7 @@ def open_sam_hf(weights: Path, device: str = "cpu", points_per_side: int = 4) ->
             f"there is no transformers model in {weights}; get the files of {WHERE} and give their folder as "
             "--segmenter-option weights=FOLDER (nothing is downloaded for you)"
         )
+    forbid_telemetry()
     try:
         from transformers import SamModel, SamProcessor
         from transformers.utils import logging

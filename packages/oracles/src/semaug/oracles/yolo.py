@@ -17,15 +17,11 @@ from typing import Any
 import numpy as np
 
 from semaug.artifacts.errors import InvalidOption, MissingDependency, MissingWeights
+from semaug.artifacts.network import forbid_telemetry
 from semaug.oracles.protocols import NO_BOXES, Boxes, Image
 
 WHERE = "https://github.com/ultralytics/assets/releases"
 FORMATS = (".pt", ".onnx", ".safetensors")
-_QUIET = {
-    "YOLO_OFFLINE": "true",
-    "YOLO_AUTOINSTALL": "false",
-    "YOLO_VERBOSE": "false",
-}
 _SAFE = "ULTRALYTICS_SAFE_LOAD"
 _SET_BY_IMPORT = (
     "OMP_NUM_THREADS",
@@ -133,8 +129,8 @@ def _untouched_process() -> Iterator[None]:
     import cv2
     from PIL import Image
 
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    forbid_telemetry()
+    os.environ.setdefault("YOLO_VERBOSE", "false")
     os.environ[_SAFE] = "true"  # nobody may turn it off
     os.environ.setdefault("YOLO_CONFIG_DIR", _settings_folder())
     kept = {name: os.environ.get(name) for name in _SET_BY_IMPORT}

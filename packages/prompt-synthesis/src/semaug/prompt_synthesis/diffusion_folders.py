@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semaug.artifacts.errors import InvalidOption, MissingDependency, MissingWeights
+from semaug.artifacts.network import forbid_telemetry
 from semaug.prompt_synthesis.generators import KINDS, DiffusionGenerator, GenerationSettings
 from semaug.prompt_synthesis.model_folders import ModelLocation, hub_is_off, locate_model, resolve_dtype
 
@@ -229,6 +230,7 @@ def _stamp(location: ModelLocation) -> dict[str, Any]:
 @contextmanager
 def _opening(name: str, missing: bool = False) -> Iterator[None]:
     """Quiet loading whose failures are one line; ``missing``: what fails is that the model is not there."""
+    forbid_telemetry()
     try:
         from diffusers.utils import logging
         from transformers.utils import logging as transformers_logging

@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from semaug.artifacts.errors import InvalidOption, SemaugError
 from semaug.artifacts.files import writing
+from semaug.artifacts.network import require_reachable
 
 if TYPE_CHECKING:
     import httpx
@@ -112,11 +113,12 @@ class ChatEndpoint:
         """``url``: the server's address, up to its ``/v1`` or whole; ``key_variable`` names the key's variable.
 
         Raises ``InvalidOption`` for an address that is none or holds a password, for an empty variable, and for a
-        concurrency below 1.
+        concurrency below 1; ``NetworkForbidden`` for another machine while offline.
         """
         if concurrency < 1:
             raise InvalidOption(f"concurrency is {concurrency}; give 1 or more")
         self._url, self._model, self._key_variable = chat_address(url), model, key_variable
+        require_reachable(urlsplit(self._url).hostname or "", "the endpoint")
         self._concurrency, self._patience = concurrency, patience or Patience()
         self._key()
         self._known = _Journal(journal)

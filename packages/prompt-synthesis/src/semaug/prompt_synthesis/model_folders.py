@@ -15,6 +15,7 @@ from typing import Any
 
 from semaug.artifacts.errors import InvalidOption, MissingDependency, MissingWeights, SemaugError
 from semaug.artifacts.files import hash_file
+from semaug.artifacts.network import forbid_telemetry
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -128,6 +129,7 @@ def _commit(name: str, revision: str | None) -> str | None:
 @contextmanager
 def loading(location: ModelLocation, what: str, extra: str = "synth") -> Iterator[None]:
     """Quiet loading, whose failures are one line: ``MissingDependency``, ``MissingWeights`` or ``InvalidOption``."""
+    forbid_telemetry()
     try:
         from transformers.utils import logging
     except ImportError as error:

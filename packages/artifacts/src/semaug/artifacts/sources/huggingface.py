@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from semaug.artifacts.decode import decode_image
 from semaug.artifacts.errors import MissingDependency, SourceError, UnreadableImage
+from semaug.artifacts.network import forbid_telemetry
 from semaug.artifacts.sources.base import Source
 from semaug.artifacts.sources.query import parse_spec, write_spec
 
@@ -70,6 +71,7 @@ def open_huggingface(spec: str) -> HuggingFaceSource:
     stays offline where ``HF_HUB_OFFLINE`` is set. Raises ``SourceError`` and ``MissingDependency``.
     """
     name, options = parse_spec(spec, ("split", "image", "label"))
+    forbid_telemetry()
     try:
         import datasets
     except ImportError as error:

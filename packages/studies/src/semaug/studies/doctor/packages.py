@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from semaug.artifacts.network import OFFLINE, SILENT
 from semaug.studies.doctor.findings import Finding
 from semaug.studies.doctor.surroundings import Surroundings
 
@@ -43,7 +44,6 @@ MODULES = {
 """Distributions whose module has another name."""
 PATIENCE = 180.0
 """Seconds that one import may take."""
-QUIET = {"HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def module_of(distribution: str) -> str:
@@ -159,7 +159,7 @@ def examine_imports(around: Surroundings) -> list[Finding]:
 def _import_failure(module: str) -> str:
     """The last line that importing a module prints when it fails, empty when it does not."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, **QUIET, "YOLO_CONFIG_DIR": folder, "MPLCONFIGDIR": folder}
+        environment = {**os.environ, **SILENT, **OFFLINE, "YOLO_CONFIG_DIR": folder, "MPLCONFIGDIR": folder}
         words = [sys.executable, "-c", f"import {module}"]
         try:
             done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)

@@ -129,9 +129,29 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 overwrite_option = click.option("--overwrite", is_flag=True, help="Start anew where --out already exists.")
 
 
-def out_option(what: str, *, file: bool = False) -> Callable[..., Any]:
-    """``--out``, the one place a verb writes to; it arrives as a ``Path``."""
-    kind = click.Path(path_type=Path, dir_okay=not file)
+class Place(click.Path):
+    """A path, and with ``store`` the URL of an artifact in an object store too, which arrives as a ``RemotePath``."""
+
+    def __init__(self, *, store: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self._store = store
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from semaug.artifacts.places import RemotePath, as_path
+
+        place = as_path(value)
+        if not isinstance(place, RemotePath):
+            return super().convert(str(place), param, ctx)
+        if not self._store:
+            self.fail(
+                f"{place} is in an object store, which takes artifacts alone; give a folder or a file", param, ctx
+            )
+        return place if self.type else str(place)
+
+
+def out_option(what: str, *, file: bool = False, store: bool = False) -> Callable[..., Any]:
+    """``--out``, the one place a verb writes to; it arrives as a ``Path``, or as a ``RemotePath`` with ``store``."""
+    kind = Place(store=store, path_type=Path, dir_okay=not file)
     return click.option("--out", required=True, type=kind, help=f"Where to write {what}.")
 
 

@@ -73,6 +73,8 @@ class ObjectCache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._came = limit  # the first fetch looks through the folder
+        self.room = limit - limit // _SLACK
+        """Bytes that are left in the folder when room is made."""
 
     @classmethod
     def from_environment(cls) -> ObjectCache:
@@ -149,9 +151,8 @@ class ObjectCache:
             return
         kept = sorted(self._kept())
         total = sum(entry.size for entry in kept) + size
-        target = self.limit - self.limit // _SLACK
         for entry in kept:
-            if total <= target:
+            if total <= self.room:
                 break
             if _drop(entry.path):
                 total -= entry.size
@@ -161,7 +162,7 @@ class ObjectCache:
                 f"and {self.limit / 1e9:,.3g} GB are allowed; set {LIMIT_VARIABLE}, or {FOLDER_VARIABLE} to a larger "
                 "disk"
             )
-        self._came = size if total <= target else self.limit
+        self._came = size if total <= self.room else self.limit
 
     def _kept(self) -> Iterator[_Kept]:
         for folder in ("??", "partial"):

@@ -16,11 +16,13 @@ from typing import Any, Final
 from semaug.artifacts.errors import InvalidOption, MissingDependency, StoreError
 
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):(//?)(?!/)")
+_PATTERN: Final = re.compile(r"[*?\[\]]")
 _NOT_STORES: Final = {"hf", "torchvision", "array", "scenes", "table", "scanpy", "sklearn", "http", "https"}
 """Schemes of sources and tables, and of what cannot be listed."""
 _S3: Final = {"s3", "s3a"}
 _S3_OPTIONS: Final[dict[str, Any]] = {
     "use_listings_cache": False,
+    "max_concurrency": 1,
     "config_kwargs": {
         "connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 4},
     },
@@ -139,6 +141,8 @@ def as_path(place: str | os.PathLike[str]) -> AnyPath:
         return place if isinstance(place, Path) else Path(text)
     if scheme in ("file", "local"):
         return Path("/" + text.partition(":")[2].lstrip("/"))
+    if _PATTERN.search(text):
+        raise InvalidOption(f"{text} is a pattern, and one artifact is meant; give a URL without * ? [ ]")
     return RemotePath(text)
 
 

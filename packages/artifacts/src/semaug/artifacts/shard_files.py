@@ -56,6 +56,14 @@ class ShardFiles(Protocol):
         """Bytes of all files of the shards."""
         ...
 
+    def fits(self) -> bool:
+        """Whether all files can be at hand at once, as reading in random order needs it."""
+        ...
+
+    def require_fitting(self) -> None:
+        """Raise ``StoreError`` where they cannot."""
+        ...
+
 
 class LocalFiles:
     """Files of a folder, read through memory maps."""
@@ -86,6 +94,12 @@ class LocalFiles:
 
     def total_bytes(self) -> int:
         return sum(p.stat().st_size for p in (self._path / "shards").rglob("*") if p.is_file())
+
+    def fits(self) -> bool:
+        return True
+
+    def require_fitting(self) -> None:
+        return None
 
 
 class _Listed:
@@ -156,6 +170,12 @@ class StraightFiles(_Listed):
     def prefetch(self, names: Iterable[str]) -> None:
         return None
 
+    def fits(self) -> bool:
+        return False
+
+    def require_fitting(self) -> None:
+        raise StoreError(f"{self.path} is read past the cache, which random order does not bear; read it through it")
+
 
 class CachedFiles(_Listed):
     """Objects fetched once, whole, into the cache of this machine, and then read from its disk.
@@ -191,6 +211,16 @@ class CachedFiles(_Listed):
     def prefetch(self, names: Iterable[str]) -> None:
         self._gather(self._shards, [n for n in names if n in self._shards and self._shards[n].size <= _SMALL])
 
+    def fits(self) -> bool:
+        return self.total_bytes() <= self._cache.room
+
+    def require_fitting(self) -> None:
+        if not self.fits():
+            raise StoreError(
+                f"{self.path} is read in random order and its {self.total_bytes() / 1e9:,.3g} GB do not fit into the "
+                f"{self._cache.limit / 1e9:,.3g} GB of {self._cache.folder}; set {LIMIT_VARIABLE}, or {FOLDER_VARIABLE}"
+            )
+
     def _wanted(self, name: str) -> Wanted:
         if name not in self._shards:
             raise FileNotFoundError(str(self.path / name))
@@ -202,10 +232,7 @@ class CachedFiles(_Listed):
 
     def _fetch(self, name: str, wanted: Wanted, to: Path) -> None:
         if wanted.size > _SMALL and self._rereads.note(wanted.name):
-            raise StoreError(
-                f"{self.path} is read in random order and its {self.total_bytes() / 1e9:,.3g} GB do not fit into the "
-                f"{self._cache.limit / 1e9:,.3g} GB of {self._cache.folder}; set {LIMIT_VARIABLE}, or {FOLDER_VARIABLE}"
-            )
+            self.require_fitting()
         remote = self.path / name
         try:
             with using(remote):

@@ -20,6 +20,7 @@ from semaug.artifacts.devices import worker_device
 from semaug.artifacts.draws import draw_key, normal_rows
 from semaug.artifacts.errors import InvalidOption, UnreadableImage
 from semaug.artifacts.files import require_space
+from semaug.artifacts.places import AnyPath
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import AugmentRow, EncoderCard, Manifest, Skipped, augment_row
@@ -316,7 +317,7 @@ def from_pixels(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div(127.5).sub(1)
 
 
-def _nearest(path: Path, work: AugmentWork) -> dict[str, Any]:
+def _nearest(path: AnyPath, work: AugmentWork) -> dict[str, Any]:
     """The note on how far a few positives, evenly spread, are from real samples."""
     artifact = Artifact.open(path)
     values = [_values(artifact, m.shard) for m in artifact.markers]

@@ -28,7 +28,7 @@ from semaug.artifacts.reader import Artifact, hash_columns
 from semaug.artifacts.schemas import Guidance, Manifest, ShardCosts, Skipped
 from semaug.artifacts.shards import peak_memory
 from semaug.artifacts.sources import ImageSource, inputs_of
-from semaug.artifacts.store import ArtifactWriter
+from semaug.artifacts.store import ArtifactWriter, place_of
 from semaug.oracles.errors import OracleError
 from semaug.oracles.protocols import Boxes, Image
 from semaug.oracles.selection import usable_boxes
@@ -170,7 +170,7 @@ def write_self_guidance(
     )  # fmt: skip
     writer = _open(Path(out), manifest) if ranks.rank == 0 else None
     ranks.wait()
-    with writer or ArtifactWriter(Path(out), manifest, -1) as shards:
+    with writer or ArtifactWriter(place_of(out), manifest) as shards:
         own = [s for s in shards.pending() if s % ranks.world == ranks.rank]
         _write_shards(shards, own, _Reader(source, localiser, readers), localiser, on_progress)
         ranks.wait()

@@ -11,6 +11,7 @@ from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.sources import ImageSource, open_source
+from semaug.artifacts.sources.packed import require_random_reads
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -158,6 +159,7 @@ def pairs_of(plan: TrainingPlan) -> PairSource | RowPairs:
     refuse_row_options(plan.pair_options)
     refuse_table(plan.images)
     source = open_source(plan.images)
+    require_random_reads(source)
     table = GuidanceTable.open(plan.guidance) if plan.guidance else None
     options = {"preset": recipe.augmentation, **recipe.views, **plan.pair_options}
     return make_pairs(plan.pairs, source, size=plan.size, seed=plan.seed, guidance=table, **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from semaug.cli.console import (
+    Place,
     VerbGroup,
     emit,
     finish,
@@ -30,7 +31,7 @@ def group() -> None:
 
 @group.command()
 @click.argument("source")
-@out_option("the index")
+@out_option("the index", store=True)
 @engine_options
 @overwrite_option
 @json_option
@@ -56,7 +57,7 @@ def index(source: str, out: Path, overwrite: bool, as_json: bool) -> None:
 
 @group.command()
 @click.argument("source")
-@out_option("the packed store")
+@out_option("the packed store", store=True)
 @click.option("--size", type=click.IntRange(1), help="Resize the shorter side to this many pixels; nothing is cropped.")
 @click.option(
     "--format",
@@ -123,7 +124,7 @@ def info(source: str, as_json: bool) -> None:
 
 
 @group.command()
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=Place(path_type=Path))
 @json_option
 def verify(artifact: Path, as_json: bool) -> None:
     """Recompute every digest of an artifact, a materialised folder or a training run; exit 1 when one differs.

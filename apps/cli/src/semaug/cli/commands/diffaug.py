@@ -154,7 +154,7 @@ def train(data: str, out: Path, as_json: bool, overwrite: bool, **options: Any) 
 @number("--batch-size", None, "Positives made together (512 rows, 128 images).", click.IntRange(1))
 @number("--shard-size", None, "Samples a shard, the unit of resuming (1024 rows, 256 images).", click.IntRange(1))
 @seed_option
-@out_option("the generated positives")
+@out_option("the generated positives", store=True)
 @engine_options
 @overwrite_option
 @json_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semaug.cli.console import (
+    Place,
     VerbGroup,
     emit,
     finish,
@@ -39,8 +40,8 @@ def group() -> None:
 
 @group.command()
 @click.argument("folder")
-@out_option("the guidance")
-@click.option("--quality", type=click.Path(exists=True, path_type=Path), help="Scores of `semaug quality score`.")
+@out_option("the guidance", store=True)
+@click.option("--quality", type=Place(exists=True, path_type=Path), help="Scores of `semaug quality score`.")
 @click.option(
     "--policy",
     type=click.Choice(["soft", "soft-argmax", "threshold"]),
@@ -153,7 +154,7 @@ def _report(out: Path, summary: ArtifactSummary, as_json: bool) -> None:
 @group.command("import")
 @click.argument("annotations", type=click.Path(exists=True, path_type=Path))
 @click.argument("folder")
-@out_option("the guidance")
+@out_option("the guidance", store=True)
 @shard_size_option
 @engine_options
 @overwrite_option
@@ -180,7 +181,7 @@ def import_(annotations: Path, folder: str, out: Path, shard_size: int, overwrit
 
 
 @group.command()
-@click.argument("guidance", type=click.Path(exists=True, path_type=Path))
+@click.argument("guidance", type=Place(exists=True, path_type=Path))
 @click.option(
     "--format",
     "layout",
@@ -203,7 +204,7 @@ def export(guidance: Path, layout: str, out: Path, as_json: bool) -> None:
 
 
 @group.command()
-@click.argument("guidance", type=click.Path(exists=True, path_type=Path))
+@click.argument("guidance", type=Place(exists=True, path_type=Path))
 @click.argument("folder")
 @out_option("the sheet (.png, .jpg, .webp or .html)", file=True)
 @click.option("--items", type=click.IntRange(1), default=24, show_default=True, help="Images shown, drawn by --seed.")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from semaug.cli.console import Verb, emit, json_option, note, out_option, pick_device, progress, settings
+from semaug.cli.console import Place, Verb, emit, json_option, note, out_option, pick_device, progress, settings
 
 ITEMS = ("T1", "T2", "T3", "T4", "T5", "Fig4", "Fig5")
 SCALES = ("tiny", "smoke", "small", "paper")
 
 
 @click.command("compare", cls=Verb)
-@click.argument("pairs", type=click.Path(exists=True, path_type=Path))
+@click.argument("pairs", type=Place(exists=True, path_type=Path))
 @click.option("--images", required=True, help="The images of the pairs.")
 @click.option("--train", help="Labelled images that a probe learns from (--images).")
 @click.option("--test", required=True, help="Labelled images that it is scored on.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semaug.cli.console import Verb, emit, json_option, note
+from semaug.cli.console import Place, Verb, emit, json_option, note
 
 if TYPE_CHECKING:
     from semaug.pairs_dataset.curation.journal import Journal
@@ -18,12 +18,12 @@ PER_CLASS = 157
 
 
 @click.command("curate", cls=Verb)
-@click.argument("proposals", type=click.Path(exists=True, path_type=Path))
+@click.argument("proposals", type=Place(exists=True, path_type=Path))
 @click.option("--images", required=True, help="The images of the pairs: a folder, a packed store, any image source.")
 @click.option(
     "--journal", required=True, type=JOURNAL, help="Where verdicts are kept; an existing one is gone on with."
 )
-@click.option("--guidance", type=click.Path(exists=True, path_type=Path), help="Guidance whose boxes are shown.")
+@click.option("--guidance", type=Place(exists=True, path_type=Path), help="Guidance whose boxes are shown.")
 @click.option(
     "--per-class", type=click.IntRange(0), default=PER_CLASS, show_default=True,
     help="A class with so many accepted pairs is done (0: judge every pair).",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from semaug.cli.console import (
+    Place,
     Verb,
     emit,
     finish,
@@ -20,20 +21,18 @@ from semaug.cli.console import (
 )
 from semaug.cli.engines import engine_options, shard_workers
 
-ARTIFACT = click.Path(exists=True)
+ARTIFACT = Place(exists=True)
 
 
 @click.command("propose", cls=Verb)
 @click.argument("folder")
-@out_option("the proposals (a pair artifact)")
+@out_option("the proposals (a pair artifact)", store=True)
 @click.option("--guidance", type=ARTIFACT, help="Where the objects are (without it, in the centre of each image).")
 @click.option("--quality", type=ARTIFACT, help="Quality scores (without it, they are computed on the way).")
 @click.option("--encoder", help="A run, or timm:NAME, that compares objects and contexts (colour and texture do).")
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="The file of timm's weights.")
 @click.option("--size", type=click.IntRange(8), help="Pixels a side of the regions it sees (the run's, or 96).")
-@click.option(
-    "--descriptors", type=click.Path(path_type=Path), help="Where descriptors are kept and reused (beside --out)."
-)
+@click.option("--descriptors", type=Place(path_type=Path), help="Where descriptors are kept and reused (beside --out).")
 @click.option("--per-class", type=click.IntRange(1), default=157, show_default=True, help="Pairs a class at most.")
 @click.option("--uses", type=click.IntRange(1), default=1, show_default=True, help="Pairs an image at most.")
 @click.option(

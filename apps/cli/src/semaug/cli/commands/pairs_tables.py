@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from semaug.cli.console import Verb, emit, json_option, note, out_option, overwrite_option, progress, settings
+from semaug.cli.console import Place, Verb, emit, json_option, note, out_option, overwrite_option, progress, settings
 
-PAIRS = click.Path(exists=True, path_type=Path)
+PAIRS = Place(exists=True, path_type=Path)
 FORMATS = ("jsonl", "csv")
 FORM_NAMES = ("proposals", "semantic", "augmented", "all-images", "random-same-class")
 
@@ -39,7 +39,7 @@ def export(pairs: Path, layout: Any, out: Path, as_json: bool) -> None:
 @click.option(
     "--form", type=click.Choice(FORM_NAMES), default="semantic", show_default=True, help="What the set of pairs is."
 )
-@out_option("the pair artifact")
+@out_option("the pair artifact", store=True)
 @overwrite_option
 @json_option
 def import_(file: Path, images: str | None, form: Any, out: Path, overwrite: bool, as_json: bool) -> None:
@@ -59,7 +59,7 @@ def import_(file: Path, images: str | None, form: Any, out: Path, overwrite: boo
 
 @click.command("build", cls=Verb)
 @click.argument("verdicts", type=PAIRS)
-@out_option("the pair artifact")
+@out_option("the pair artifact", store=True)
 @click.option("--rule", type=click.Choice(("all", "majority", "any")), default="all", show_default=True,
               help="Who of several curators must have accepted a pair.")  # fmt: skip
 @click.option("--per-class", type=click.IntRange(0), default=157, show_default=True,

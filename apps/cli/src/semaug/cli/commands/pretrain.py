@@ -15,6 +15,7 @@ import click
 
 from semaug.artifacts.progress import ignore_progress
 from semaug.cli.console import (
+    Place,
     Verb,
     VerbGroup,
     emit,
@@ -85,7 +86,7 @@ SHARED = (
     click.option(
         "--pairs", type=click.Choice(PAIRS), default="standard", show_default=True, help="Where pairs come from."
     ),
-    click.option("--guidance", type=click.Path(exists=True), help="Guidance made by `semaug guide extract`."),
+    click.option("--guidance", type=Place(exists=True), help="Guidance made by `semaug guide extract`."),
     click.option(
         "--self-warmup", type=click.IntRange(0), help="Epochs before pairs `self` are guided (a fifth of all)."
     ),
@@ -101,20 +102,18 @@ SHARED = (
     click.option("--transforms", type=click.Choice(TRANSFORMS), help="Which of its transforms are kept (full)."),
     click.option("--rotation", type=(float, float), help="Probability and degrees of a rotation (none)."),
     click.option(
-        "--semantic", type=click.Path(exists=True), help="The set of pairs for `semantic`, by `semaug pairs build`."
+        "--semantic", type=Place(exists=True), help="The set of pairs for `semantic`, by `semaug pairs build`."
     ),
-    click.option("--synthetic", type=click.Path(exists=True), help="Images of `semaug synth run`, for `synthetic`."),
+    click.option("--synthetic", type=Place(exists=True), help="Images of `semaug synth run`, for `synthetic`."),
     click.option("--mode", type=click.Choice(MODES), help="How they meet real images (a)."),
     click.option("--direct-views", type=click.IntRange(2), help="Images of one caption in an item of `direct` (2)."),
-    click.option("--similarity", type=click.Path(exists=True), help="Cosines of `semaug synth similarity`."),
+    click.option("--similarity", type=Place(exists=True), help="Cosines of `semaug synth similarity`."),
     click.option(
         "--min-similarity",
         type=click.FloatRange(-1, 1),
         help="Below it the real image stands in for the synthetic one.",
     ),
-    click.option(
-        "--augment", type=click.Path(exists=True), help="Positives of `semaug diffaug augment`, for `diffusion`."
-    ),
+    click.option("--augment", type=Place(exists=True), help="Positives of `semaug diffaug augment`, for `diffusion`."),
     click.option(
         "--positives",
         type=click.Choice(POSITIVES),

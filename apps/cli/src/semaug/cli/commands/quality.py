@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semaug.cli.console import (
+    Place,
     VerbGroup,
     emit,
     finish,
@@ -85,7 +86,7 @@ def group() -> None:
 
 @group.command()
 @click.argument("source")
-@out_option("the scores")
+@out_option("the scores", store=True)
 @scoring_options
 @policy_options
 @click.option("--shard-size", type=click.IntRange(1), default=1024, show_default=True, help="Images a shard.")
@@ -116,7 +117,7 @@ def score(source: str, out: Path, shard_size: int, overwrite: bool, as_json: boo
 
 
 @group.command()
-@click.argument("quality", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("quality", type=Place(exists=True, file_okay=False, path_type=Path))
 @scoring_options
 @policy_options
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write one row an image too.")

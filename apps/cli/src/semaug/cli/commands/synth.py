@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semaug.cli.console import (
+    Place,
     VerbGroup,
     emit,
     finish,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from semaug.artifacts.store import ArtifactSummary
     from semaug.prompt_synthesis.pipeline import Running
 
-EXISTING = click.Path(exists=True, path_type=Path)
+EXISTING = Place(exists=True, path_type=Path)
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -94,7 +95,7 @@ def group() -> None:
 @dtype_option
 @seed_option
 @shard_option(256)
-@out_option("the captions")
+@out_option("the captions", store=True)
 @engine_options
 @overwrite_option
 @json_option
@@ -137,7 +138,7 @@ def _report_captions(out: Path, summary: ArtifactSummary, as_json: bool) -> None
 @dtype_option
 @seed_option
 @shard_option(256)
-@out_option("the prompts")
+@out_option("the prompts", store=True)
 @engine_options
 @overwrite_option
 @json_option
@@ -168,7 +169,7 @@ def rewrite(captions: Path, out: Path, as_json: bool, n_sem: int, shard_size: in
 @segment_options
 @dtype_option
 @shard_option(256)
-@out_option("the mask maps")
+@out_option("the mask maps", store=True)
 @engine_options
 @overwrite_option
 @json_option
@@ -199,7 +200,7 @@ def segment(folder: str, out: Path, as_json: bool, shard_size: int, **options: A
 @dtype_option
 @seed_option
 @shard_option(64)
-@out_option("the synthetic images")
+@out_option("the synthetic images", store=True)
 @engine_options
 @overwrite_option
 @json_option
@@ -233,7 +234,7 @@ def generate(
 @click.option("--detector", help="Also compare the boxes that this detector finds on both, say saliency.")
 @click.option("--detector-option", multiple=True, metavar="NAME=VALUE", help="An option of the detector; repeatable.")
 @dtype_option
-@out_option("the similarities")
+@out_option("the similarities", store=True)
 @engine_options
 @overwrite_option
 @json_option
@@ -282,7 +283,7 @@ def similarity(synthetic: Path, folder: str, out: Path, as_json: bool, threshold
 @seed_option
 @shard_option(64)
 @click.option("--keep-loaded", is_flag=True, help="Keep every stage's model in memory until the end.")
-@out_option("the synthetic images (stages before are kept beside it)")
+@out_option("the synthetic images (stages before are kept beside it)", store=True)
 @engine_options
 @overwrite_option
 @json_option

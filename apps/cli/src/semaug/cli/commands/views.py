@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from semaug.cli.console import (
+    Place,
     VerbGroup,
     emit,
     finish,
@@ -23,7 +24,7 @@ FORMS = ("standard", "duplicated", "guided", "cross", "center", "random_box", "s
 CROPS = ("inside", "cover", "box_as_view")
 SELECTS = ("random", "largest", "union", "all")
 MASK_MODES = ("crop_only", "bg_blur", "bg_fill")
-GUIDANCE = click.Path(exists=True, path_type=Path)
+GUIDANCE = Place(exists=True, path_type=Path)
 
 
 @click.group(cls=VerbGroup)

@@ -21,6 +21,8 @@ from semaug.artifacts.sources.base import Source, fingerprint_of
 PIXELS = "pixels"
 ENCODED = "encoded"
 _OPEN_SHARDS = 4096
+_FEW_SHARDS = 2
+"""Of a store that the cache of this machine does not hold, so that others can be dropped."""
 _MOST_KEYS = 2_000_000
 """Keys are held as text for stores of at most this many images (90 bytes each), and read one by one beyond."""
 _MOST_UNNAMED = 1 << 24
@@ -102,8 +104,9 @@ class PackedSource(Source):
         self.class_names = tuple(manifest.config.get("class_names", ()))
         self._starts = [0, *accumulate(m.items for m in artifact.markers)]
         self._shards = [m.shard for m in artifact.markers]
-        self._shard = lru_cache(_OPEN_SHARDS)(self._open)
-        self._columns = lru_cache(_OPEN_SHARDS)(lambda place: artifact.shard(self._shards[place]))
+        held = _OPEN_SHARDS if artifact.files.fits() else _FEW_SHARDS
+        self._shard = lru_cache(held)(self._open)
+        self._columns = lru_cache(held)(lambda place: artifact.shard(self._shards[place]))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> PackedSource:
@@ -174,6 +177,15 @@ class PackedSource(Source):
 
     def _open(self, place: int) -> _Shard:
         return _open_shard(self._columns(place))
+
+
+def require_random_reads(source: object) -> None:
+    """Refuse a packed store that is to be read in random order and does not fit into this machine's cache.
+
+    Raises ``StoreError`` with the sizes of both.
+    """
+    if isinstance(source, PackedSource):
+        source.artifact.files.require_fitting()
 
 
 class GeneratedSource(PackedSource):

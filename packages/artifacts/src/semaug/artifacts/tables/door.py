@@ -8,7 +8,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from semaug.artifacts.errors import SourceError
+import numpy as np
+
+from semaug.artifacts.errors import SemaugError, SourceError
+from semaug.artifacts.places import as_path
 from semaug.artifacts.sources.query import parse_spec, whole_number
 from semaug.artifacts.tables.arrays import labels_beside, read_npy
 from semaug.artifacts.tables.h5ad import read_h5ad
@@ -87,7 +90,7 @@ def is_table(spec: str) -> bool:
     """
     name = spec.partition("?")[0]
     if name.endswith(".zarr"):
-        return holds_rows(Path(name).expanduser())
+        return holds_rows(as_path(name).expanduser())
     known = name in RECIPES or spec.partition(":")[0] in SCHEMES
     return (known and not Path(spec).exists()) or name.endswith((".h5ad", ".npy", ".tsv", ".tsv.gz", ".csv.gz"))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from semaug.artifacts.errors import ArtifactError, ArtifactLocked, InvalidOption, OutputError, SourceError
+from semaug.artifacts.places import as_path, is_remote
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact, read_manifest
 from semaug.artifacts.sources import ImageSource
@@ -215,6 +216,8 @@ class Embedder:
         """
         from semaug.eval.feature_store import copy_features, export_npy, export_parquet
 
+        if layout != "artifact" and is_remote(out):
+            raise InvalidOption(f"{out} is in an object store, which takes artifacts alone; give a folder or a file")
         source = self.open(spec)
         kept = self.kept_at(source)
         if layout == "artifact":
@@ -257,8 +260,8 @@ def _finished(path: Path, wanted: Manifest | None) -> Artifact | None:
 
 def is_features(spec: str) -> bool:
     """Whether a spec is the path of a features artifact."""
-    path = Path(spec).expanduser()
-    return (path / "zarr.json").exists() and read_manifest(path).kind == "features"
+    path = as_path(spec).expanduser()
+    return (path / "zarr.json").is_file() and read_manifest(path).kind == "features"
 
 
 def features_of_run(

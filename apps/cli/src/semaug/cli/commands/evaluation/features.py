@@ -26,7 +26,7 @@ from semaug.cli.console import (
 @click.command("embed", cls=Verb)
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.option("--images", required=True, help="Images, or a table, to embed; labels are kept where there are any.")
-@out_option("the features: an artifact, a folder (npy) or a file (parquet, anndata)")
+@out_option("the features: an artifact, a folder (npy) or a file (parquet, anndata)", store=True)
 @click.option(
     "--format",
     "layout",

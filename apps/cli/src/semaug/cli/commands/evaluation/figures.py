@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from semaug.cli.commands.evaluation.shared import finish, keep_features, protocol_options, table_of
-from semaug.cli.console import Verb, emit, note, pick_device, progress, settings
+from semaug.cli.console import Place, Verb, emit, note, pick_device, progress, settings
 
 PICTURES = ("map", "knn", "grad-cam", "quality", "guidance", "failures", "similarity")
-ARTIFACT = click.Path(exists=True, path_type=Path)
+ARTIFACT = Place(exists=True, path_type=Path)
 
 
 def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:

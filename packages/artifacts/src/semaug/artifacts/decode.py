@@ -54,6 +54,13 @@ def image_size(data: bytes) -> tuple[int, int]:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
+def image_orientation(data: bytes) -> int:
+    """The EXIF orientation, 1 to 8, that ``decode_image`` applies; raises ``UnreadableImage``."""
+    with _opened(data) as image:
+        found = _orientation(image)
+    return found if 1 <= found <= 8 else 1
+
+
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
     """JPEG of a uint8 (height, width, 3) image; no chroma subsampling from quality 90 up.
 

@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from semaug.artifacts.decode import decode_image
 from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption, UnreadableImage
 from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.pairs_dataset.crops import CropRule, plan_crops
 from semaug.pairs_dataset.errors import NoPairs
+from semaug.pairs_dataset.jpeg_regions import Box, JpegFile
 from semaug.pairs_dataset.local_views import LocalViews
 from semaug.pairs_dataset.photometrics import normalisation, render_views, scratch_length
 from semaug.pairs_dataset.presets import Recipe
@@ -29,6 +31,8 @@ _NO_BOXES = np.zeros((0, 4))
 _NO_RUNS = np.zeros((0, 2), np.int32)
 _ZERO_OFFSET = np.zeros(1, np.int64)
 _UNIT_SIZE = np.ones(2, np.int64)
+_LEAST_BYTES = 4096
+"""Smaller files are decoded whole, without a look at their layout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ class PairSource(Dataset[Pair]):
     copies = 1
     pairing: tuple[tuple[int, int], ...] = ()
     """Which views of an item are positives, where the source and not the method says it (``Method.pairing``)."""
+    _needs_whole = False
+    """Whether views need more of an image than their crops."""
     collate = staticmethod(collate_pairs)
 
     def __init__(
@@ -132,6 +138,7 @@ class PairSource(Dataset[Pair]):
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._epoch_now = self._epoch.numpy()  # the same memory, quicker to read
         self._local = threading.local()
+        self._has_files = hasattr(source, "encoded")
 
     def __len__(self) -> int:
         return len(self.images) * self.copies
@@ -170,12 +177,12 @@ class PairSource(Dataset[Pair]):
 
     def raw(self, item: int) -> Raw:
         """What the views of ``item`` are made from in this epoch: the number of its image, the pixels uint8 (H, W, 3),
-        the crops int64 (V, 4), the photometric keys uint64 (V,) and the recipes float64 (V, RECIPE_FIELDS)."""
+        of a JPEG file maybe only the part that the crops need, the crops in them int64 (V, 4), the photometric keys
+        uint64 (V,) and the recipes float64 (V, RECIPE_FIELDS)."""
         position, copy = self._item(self._checked(item))
-        index, key = int(self.images[position]), self._name(position)
-        image = self._read(index)
-        plan = self._plan(position, copy, key, image.shape[0], image.shape[1])
-        return index, image, plan.crops, self._keys("photometric", key, copy), self._recipes
+        key = self._name(position)
+        image, plan = self._cut(position, copy, key, range(len(self._rules)))
+        return int(self.images[position]), image, plan.crops, self._keys("photometric", key, copy), self._recipes
 
     def _checked(self, item: int) -> int:
         if not -len(self) <= item < len(self):
@@ -194,28 +201,69 @@ class PairSource(Dataset[Pair]):
         try:
             return np.ascontiguousarray(self.source.read(index))
         except UnreadableImage as error:
-            raise UnreadableImage(
-                f"{self.source.key(index)}: {error}; remove it, or train on a pack (`semaug data pack`), "
-                "which leaves unreadable images out"
-            ) from error
+            raise self._unreadable(index, error) from error
+
+    def _unreadable(self, index: int, error: UnreadableImage) -> UnreadableImage:
+        return UnreadableImage(
+            f"{self.source.key(index)}: {error}; remove it, or train on a pack (`semaug data pack`), "
+            "which leaves unreadable images out"
+        )
+
+    def _cut(self, position: int, copy: int, key: str, which: Sequence[int]) -> tuple[NDArray[np.uint8], Plan]:
+        """The pixels of an item and its plan, whose crops lie in those pixels: of a large JPEG file only the part that
+        the views ``which`` are cut from, with the same pixels as the whole."""
+        index = int(self.images[position])
+        data = self._encoded(index)
+        if data is None:
+            image = self._read(index)
+        elif (part := self._part(data, position, copy, key, which)) is not None:
+            return part
+        else:
+            try:
+                image = decode_image(data)
+            except UnreadableImage as error:
+                raise self._unreadable(index, error) from error
+        return image, self._plan(position, copy, key, image.shape[0], image.shape[1])
+
+    def _encoded(self, index: int) -> bytes | None:
+        """The image's file, where a part of it may do."""
+        if not self._has_files or self._needs_whole:
+            return None
+        try:
+            data: bytes | None = cast("Any", self.source).encoded(index)
+        except UnreadableImage as error:
+            raise self._unreadable(index, error) from error
+        self._has_files = data is not None  # a source has files or has none
+        return data
+
+    def _part(
+        self, data: bytes, position: int, copy: int, key: str, which: Sequence[int]
+    ) -> tuple[NDArray[np.uint8], Plan] | None:
+        """As ``_cut``, where decoding a part pays and can be done."""
+        file = JpegFile.of(data) if len(data) >= _LEAST_BYTES else None
+        if file is None:
+            return None
+        plan = self._plan(position, copy, key, file.height, file.width)
+        box = _around(plan.crops[list(which)])
+        image = file.read(box) if file.is_worth(box) else None
+        return None if image is None else (image, Plan(plan.crops - np.array([box[0], box[1], 0, 0]), plan.chosen))
 
     def _write(self, item: int, out: Sequence[NDArray[np.float32]]) -> int:
         position, copy = self._item(item)
-        index, key = int(self.images[position]), self._name(position)
-        image = self._read(index)
-        plan = self._plan(position, copy, key, image.shape[0], image.shape[1])
+        key = self._name(position)
+        image, plan = self._cut(position, copy, key, range(len(self._rules)))
         keys, first = self._keys("photometric", key, copy), 0
         for group in out:
             views = slice(first, first + len(group))
             self._render(position, image, plan, keys, views, group)
             first += len(group)
-        return index
+        return int(self.images[position])
 
     def write_views(self, item: int, which: Sequence[int], out: Sequence[NDArray[np.float32]]) -> None:
         """Write some views of ``item`` where they belong in ``out``, an array (n, 3, s, s) a size of views."""
         position, copy = self._item(item)
-        key, image = self._name(position), self._read(int(self.images[position]))
-        plan = self._plan(position, copy, key, image.shape[0], image.shape[1])
+        key = self._name(position)
+        image, plan = self._cut(position, copy, key, which)
         keys = self._keys("photometric", key, copy)
         places = [(group, slot) for group in out for slot in range(len(group))]
         for view in which:
@@ -255,6 +303,13 @@ class PairSource(Dataset[Pair]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _local=threading.local(), _epoch_now=state["_epoch"].numpy())
+
+
+def _around(crops: NDArray[np.int64]) -> Box:
+    """The box that holds all crops (V, 4)."""
+    top, left = crops[:, :2].min(axis=0).tolist()
+    bottom, right = (crops[:, :2] + crops[:, 2:]).max(axis=0).tolist()
+    return top, left, bottom - top, right - left
 
 
 def _vectors(views: ViewSettings, rule: CropRule) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -46,6 +46,7 @@ class GuidedPairs(PairSource):
         super().__init__(source, images, views, seed=seed, rule=rule)
         _check(p_guided, guided_views, box_scope, mask_mode)
         self.objects, self.box_scope, self.mask_mode = objects, box_scope, mask_mode
+        self._needs_whole = mask_mode != "crop_only"
         local = [p_guided if views.local and views.local.guided else 0.0] * views.local_count
         self._shares = np.array([p_guided if guided_views == "both" else 0.0, p_guided, *local])
 

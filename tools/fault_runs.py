@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 BLINK = 0.01
 """Seconds between two looks at a process."""
-LONG = 300.0
+LONG = 900.0
 """Seconds after which a command that has not ended counts as hanging."""
 SHIM = Path(__file__).parent / "clock_shim"
 """What moves the clock of spawned workers, as ``sitecustomize``."""
@@ -82,7 +82,7 @@ class Running:
 
     def end(self) -> Ended:
         """Wait for its end; a command that hangs is killed, and its code is None's stand-in -999."""
-        code = self.starter.wait(self.pid, LONG)
+        code = self.starter.wait(self.pid, self._said, LONG)
         out, err = (self._said.with_suffix(suffix).read_text(errors="replace") for suffix in (".out", ".err"))
         return Ended(code, out, err)
 
@@ -159,9 +159,9 @@ class Starter:
         """``semaug WORDS`` to its end."""
         return self.start(*words).end()
 
-    def wait(self, pid: int, seconds: float) -> int:
+    def wait(self, pid: int, said: Path, seconds: float) -> int:
         """The exit code of a command; one that takes longer is killed: -999."""
-        return int(self._ask({"wait": pid, "seconds": seconds}))
+        return int(self._ask({"wait": pid, "said": str(said), "seconds": seconds}))
 
     def close(self) -> None:
         """End the process that forks."""
@@ -183,7 +183,6 @@ def serve(modules: Sequence[str]) -> None:
     """Fork a command, or wait for one, for every line on stdin."""
     for name in modules:
         importlib.import_module(name)
-    gc.freeze()  # what is imported is never collected, so a fork need not look at it
     answers, sys.stdout = sys.stdout, sys.stderr
     for request in _requests():
         if "words" in request:
@@ -193,12 +192,22 @@ def serve(modules: Sequence[str]) -> None:
             answer = pid
         else:
             answer = _waited(request["wait"], request["seconds"])
+            _import(Path(request["said"]).with_suffix(".modules"))
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def _requests() -> Iterator[Any]:
     while line := sys.stdin.readline():
         yield json.loads(line)
+
+
+def _import(file: Path) -> None:
+    """What a command has imported, so that the next one need not."""
+    if file.exists():
+        for name in file.read_text().split():
+            with suppress(Exception):
+                importlib.import_module(name)
+        gc.freeze()  # what is imported is never collected, so a fork need not look at it
 
 
 def _waited(pid: int, seconds: float) -> int:
@@ -227,12 +236,13 @@ def _become(words: Sequence[str], said: Path, clock: str) -> NoReturn:
     sys.argv = ["semaug", *words]
     from semaug.cli.main import main
 
-    code: Any = 1
+    code, before = 1, set(sys.modules)  # type: Any, set[str]
     try:
         main()
     except SystemExit as ended:
         code = ended.code
     finally:
+        Path(f"{said}.modules").write_text("\n".join(name for name in sys.modules if name not in before))
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()

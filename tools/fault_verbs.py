@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fault_runs import Starter
 
-IMAGES = 12
-SIDE = 64
+IMAGES = 8
+SIDE = 48
 TORCH = ("torch", "semaug.ssl_methods.pretrain", "semaug.ssl_methods.callbacks", "torch.utils.tensorboard")
 ARTIFACTS = ("cv2", "zarr", "semaug.artifacts.pack", "semaug.artifacts.verify", "semaug.cli.commands.data")
 STUDY = """

@@ -8,7 +8,8 @@ import glob
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,18 @@ def take_lock(path: Path) -> int:
             f"{path} is being written by another process; wait for it or choose another --out"
         ) from error
     return lock
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Make the folder ``path`` where it is not there, and hold it; raises as ``take_lock``."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    lock = take_lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _make_folder(path: Path, overwrite: bool) -> None:

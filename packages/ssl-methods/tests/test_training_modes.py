@@ -112,8 +112,8 @@ def test_a_batch_that_cannot_be_cut_is_refused(tmp_path):
         small_run(tmp_path / "a", accumulate=8)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precisions_resume_to_the_same_weights(tmp_path, precision):
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp64"])
+def test_other_precisions_resume_to_the_same_weights(tmp_path, precision):
     if precision == "fp16" and not hardware._halves_on_cpu():
         pytest.skip("this torch has no fp16 kernels for the CPU")
     where = Hardware(precision=precision)

@@ -100,6 +100,8 @@ def pretrain(
     periods = _periods(refresh, method, pairs, order, steps, Path(out))
     identity = _identity(method, optimizer, config or {}, seed)
     identity |= _course(steps, batch_size, warmup, accumulate, hardware, refresh)
+    if hardware.precision == PRECISIONS["fp64"]:
+        method.double()  # before a checkpoint is read: Lightning widens only afterwards, what float32 has cut off
     if hardware.world > 1 and not hardware.cuda:
         share_batch_norm(method)  # on GPUs Lightning does it, by torch's own
     if origin := method.encoder.origin:

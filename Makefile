@@ -1,5 +1,5 @@
 # Every target works on a fresh clone: uv makes the environment at its first use.
-.PHONY: quickstart test test-slow lint check bench format lock docs
+.PHONY: quickstart test test-slow lint audit check bench format lock docs
 
 quickstart:
 	uv run semaug quickstart
@@ -18,7 +18,13 @@ lint: ## every static check
 	uv run python tools/lock.py --check
 	uv run python tools/cli_reference.py --check
 
-check: lint test
+audit: ## known vulnerabilities where their data base can be reached, the bill of materials, the list of licences
+	uv run python tools/audit.py
+	uv run python tools/licences.py --check
+	uv run python tools/sbom.py --check
+	uv run python tools/sbom.py
+
+check: lint audit test
 
 bench:
 	uv run python tools/bench.py
@@ -30,5 +36,6 @@ format:
 	uv run ruff format .
 	uv run ruff check --fix .
 
-lock: ## write requirements.lock after a change of dependencies
+lock: ## write requirements.lock and the list of licences after a change of dependencies
 	uv run python tools/lock.py
+	uv run python tools/licences.py

@@ -31,7 +31,7 @@ def portraits(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def run(*words: object) -> str:
     """What ``faults.py`` prints; all must be well."""
-    command = [sys.executable, TOOLS / "faults.py", *map(str, words)]
+    command = [sys.executable, str(TOOLS / "faults.py"), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -238,7 +238,8 @@ def torn(trial: Trial) -> bool:
     own = {trial.out / path.name for path in (trial.places[name] for name in trial.verb.own)}
     files = sorted((p for p in files if not own & set(p.parents)), key=lambda path: path.stat().st_mtime_ns)
     for path in {*files[-1:], *(p for p in files if ".partial" in str(p))}:
-        os.truncate(path, int(path.stat().st_size * trial.draw.choice((0.0, trial.draw.random()))))
+        safe, size = _safe_bytes(path), path.stat().st_size
+        os.truncate(path, safe + int((size - safe) * trial.draw.choice((0.0, trial.draw.random()))))
     return struck and bool(files)
 
 
@@ -257,6 +258,16 @@ def lost_shard(trial: Trial) -> bool:
 def _offset(draw: random.Random) -> str:
     """Seconds, of hours or years, back or ahead."""
     return str(draw.choice((-1, 1)) * draw.choice((3_600, 40 * DAY, 4_000 * DAY)))
+
+
+def _safe_bytes(path: Path) -> int:
+    """What a power cut cannot take: of curves what was flushed before the last checkpoint, at most the last line."""
+    checkpoint, data = path.with_name("last.ckpt"), path.read_bytes()
+    if path.name != "metrics.csv":
+        return 0
+    if checkpoint.exists() and checkpoint.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+        return len(data)
+    return data[:-1].rfind(b"\n") + 1
 
 
 def _size(folder: Path) -> int:

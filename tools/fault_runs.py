@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-BLINK = 0.01
+BLINK = 0.03
 """Seconds between two looks at a process."""
 LONG = 900.0
 """Seconds after which a command that has not ended counts as hanging."""

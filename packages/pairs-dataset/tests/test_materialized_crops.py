@@ -80,6 +80,17 @@ def test_running_again_changes_nothing_and_another_setting_is_refused(tmp_path) 
     assert "has changed" in verify(out).problems[0]
 
 
+@pytest.mark.parametrize("torn", ["ledger/000001.json", "shards/000001/crop/c/0/0"])
+def test_what_a_power_cut_tears_is_made_again(tmp_path, torn) -> None:
+    source, out = scene_source(), tmp_path / "sdi"
+    materialize_crops(source, scene_guidance(source), out, shard_size=5)
+    digest = verify(out).digest
+    os.truncate(out / "metadata.zarr" / torn, 7)
+    materialize_crops(source, scene_guidance(source), out, shard_size=5)
+    assert verify(out).problems == ()
+    assert verify(out).digest == digest
+
+
 def test_overwriting_waits_for_nobody_and_leaves_no_file_of_before(tmp_path) -> None:
     source, out = scene_source(), tmp_path / "sdi"
     guidance = scene_guidance(source)

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from semaug.artifacts.draws import draw_key
-from semaug.artifacts.errors import ArtifactMismatch, UnreadableImage
+from semaug.artifacts.errors import ArtifactError, ArtifactMismatch, UnreadableImage
 from semaug.artifacts.files import write_atomic, writing
 from semaug.artifacts.guidance_table import GuidanceTable, guidance_columns
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_strings
-from semaug.artifacts.reader import Artifact
+from semaug.artifacts.reader import Artifact, read_manifest
 from semaug.artifacts.schemas import Guidance, Manifest, QualityScore, Skipped
 from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources import ImageSource, inputs_of
@@ -137,9 +137,19 @@ def _prepare(out: Path) -> bool:
     with writing(out):
         begun = (out / MATERIALIZED / "zarr.json").exists()
         if begun:
-            Artifact.open(out / MATERIALIZED, "materialized", partial=True)  # only what is ours is ever removed
+            _require_crops(out / MATERIALIZED)  # only what is ours is ever removed
         out.mkdir(parents=True, exist_ok=True)
     return begun
+
+
+def _require_crops(path: Path) -> None:
+    """Refuse another kind of artifact; one that is torn is the writer's to judge."""
+    try:
+        kind = read_manifest(path).kind
+    except ArtifactError:
+        return
+    if kind != "materialized":
+        raise ArtifactError(f"{path} is a {kind} artifact, a materialized artifact is needed here")
 
 
 def _sweep(out: Path, *, anew: bool) -> None:

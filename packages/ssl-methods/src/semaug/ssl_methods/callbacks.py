@@ -133,11 +133,11 @@ class Curves(Callback):
             _require_finite_weights(training, step)
         if is_row:
             self._write(trainer, training, step)
-            return
-        if training.evaluations and self.writer is not None:
-            self.writer.write({"step": step, **training.evaluations})
-        training.evaluations.clear()
-        self.on_progress(Progress("pretrain", step, int(trainer.max_steps), "steps"))
+        else:
+            self._write_evaluations(training, step)
+            self.on_progress(Progress("pretrain", step, int(trainer.max_steps), "steps"))
+        if self.is_saved(step) and self.writer is not None:
+            self.writer.flush()
 
     def close(self) -> None:
         """Flush and close the curves' files."""
@@ -159,6 +159,11 @@ class Curves(Callback):
                 f"the loss is no longer finite at step {bad}; lower the learning rate or raise the warm-up "
                 "(the last good checkpoint is kept)"
             )
+
+    def _write_evaluations(self, training: Training, step: int) -> None:
+        if training.evaluations and self.writer is not None:
+            self.writer.write({"step": step, **training.evaluations})
+        training.evaluations.clear()
 
     def _write(self, trainer: Trainer, training: Training, step: int) -> None:
         then, before = self._since

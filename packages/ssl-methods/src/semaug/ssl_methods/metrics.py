@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from semaug.artifacts.files import write_atomic, writing
+from semaug.artifacts.files import fsync_path, write_atomic, writing
 
 Row = Mapping[str, float | int]
 
@@ -36,6 +36,12 @@ class CurveWriter:
             for name, value in row.items():
                 if name != "step":
                     self._events.add_scalar(name, value, int(row["step"]))
+
+    def flush(self) -> None:
+        """Put the rows on the disk: a run that goes on from a checkpoint made after this has them."""
+        with writing(self.path):
+            if self.path.exists():
+                fsync_path(self.path)
 
     def close(self) -> None:
         """Flush and close the TensorBoard events."""

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from semaug.artifacts.errors import ArtifactMismatch, InvalidOption
+from semaug.artifacts.errors import ArtifactMismatch, InvalidOption, SemaugError
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.pack import pack_images
 from semaug.artifacts.sources import ArraySource, ScenesSource, open_source
@@ -30,13 +30,15 @@ from semaug.studies.study.catalogue import open_preset
 from semaug.studies.study.completing import complete, guided_variants, named_guidance
 from semaug.studies.study.data import held_out_share
 from semaug.studies.study.jobs import ERROR, MEMORY, SECONDS
+from semaug.studies.study.outside_encoder import ORIENTATIONS, hand_made_features, outside_encoders
 from semaug.studies.study.plan import Study, read_record, write_record
+from semaug.studies.study.prepare import Prepared
 from semaug.studies.study.report import command_of, write_study_report
 from semaug.studies.study.results import read_results
 from semaug.studies.study.running import plan_study, run_study
 from semaug.studies.study.splitting import Part, groups_of, held_out_rows, near_copies, split_of, with_test_images
 from semaug.studies.study.tuning import tried, tuned, with_scale
-from semaug.studies.study.view_measures import measure_views, pair_similarity, view_diversity
+from semaug.studies.study.view_measures import Sight, measure_views, pair_similarity, view_diversity
 
 METRIC = "linear/top1"
 
@@ -194,16 +196,44 @@ def test_whole_images_twice_are_wholly_alike_and_small_crops_less(tmp_path: Path
         return images[:, ::4, ::4].reshape(len(images), -1).astype(np.float32)
 
     whole = encode(np.stack([np.asarray(Image.fromarray(source.read(i)).resize((size, size))) for i in range(12)]))
-    found = [
-        measure_views(
-            make_pairs("standard", source, size=size, preset=preset, scale=scale), encode, whole, range(12), draws=2
-        )
+    sights = [Sight(encode, whole), Sight(lambda images: 3 * encode(images) + 1, 3 * whole + 1)]
+    both = [
+        measure_views(make_pairs("standard", source, size=size, preset=preset, scale=scale), sights, range(12), draws=2)
         for preset, scale in (("identity", (0.2, 1.0)), ("crop_flip", (0.6, 1.0)), ("crop_flip", (0.05, 0.1)))
     ]
+    for one, other in both:  # the same pixels, and features that differ by a unit alone
+        assert (one.similarity, one.diversity) == pytest.approx((other.similarity, other.diversity), abs=1e-5)
+    found = [one for one, _ in both]
     assert found[0].similarity == pytest.approx(1)
     assert found[0].diversity == pytest.approx(0, abs=1e-9)
     assert 1 > found[1].similarity > found[2].similarity
     assert 0 < found[1].diversity < found[2].diversity
+
+
+def test_hand_made_features_tell_gradients_and_colours_of_quarters_and_no_mirror_image() -> None:
+    rows = np.arange(64)
+    stripes = np.repeat((127 + 100 * np.sin(rows / 3))[:, None, None], 64, 1).repeat(3, 2).astype(np.uint8)
+    red_left = np.zeros((64, 64, 3), np.uint8)
+    red_left[:, :32, 0] = 200
+    found = hand_made_features(np.stack([stripes, stripes.transpose(1, 0, 2), red_left]))
+    assert found.shape == (3, 72)
+    shape, colour = found[:, :36].reshape(3, 4, ORIENTATIONS), found[:, 36:].reshape(3, 4, 3, 3)
+    across = round(ORIENTATIONS / 2)
+    assert shape[0, :, across : across + 2].sum() > 0.9 * shape[0].sum()  # gradients down, between two directions
+    assert shape[1, :, 0].sum() > 0.9 * shape[1].sum()
+    np.testing.assert_allclose(colour[2, :, 0, 1], colour[2, 0, 0, 1])  # the mirror image has its red on the right
+    assert colour[2, 0, 0, 1] > 10  # Lab's a is red
+    images = np.stack(pictures(4, side=64))
+    mirrored, larger = images[:, :, ::-1], np.stack([np.kron(i, np.ones((2, 2, 1), np.uint8)) for i in images])
+    for other in (mirrored, larger):
+        np.testing.assert_allclose(hand_made_features(images), hand_made_features(other), atol=2e-3)
+
+
+def test_two_encoders_look_unless_a_run_takes_the_place_of_one() -> None:
+    names = [encoder.name for encoder in outside_encoders()]
+    assert names == ["hand-made features (gradients and colours)", "the trunk of the objectness network"]
+    with pytest.raises(SemaugError, match="nowhere"):
+        outside_encoders("nowhere")
 
 
 # --- the report ---------------------------------------------------------------------------------------------------
@@ -300,9 +330,47 @@ def test_a_copy_of_views_already_measured_is_not_measured_again(tmp_path: Path) 
     assert isinstance(views, Table)
     assert isinstance(costs, Table)
     assert {row[0]: row[1:5] for row in views.rows}["guided-saliency"] == (0.5, 0.25, 0.75, 0.3)
+    assert len(views.columns) == 6  # there was one encoder
+    rows["views/about"] |= {"second": "the trunk of the objectness network"}
+    rows["views/guided-saliency/second/similarity"] = {"value": 0.8, "n": 9}
+    (folder / "record.json").write_text(json.dumps({"identity": "", "rows": rows}))
+    twice = kind_compare.sections(study, ready)[0].blocks[0]
+    assert isinstance(twice, Table)
+    assert {row[0]: row[6] for row in twice.rows}["guided-saliency"] == 0.8
+    assert "what it says of that variant is not independent of it" in twice.note
     training, _, cost, memory, _ = {row[0]: row[1:] for row in costs.rows}["guided-saliency"]
     assert (training, cost, memory) == (pytest.approx(2.0), pytest.approx(1.0), pytest.approx(300.0))
     assert kind_compare.verdict(results) is None  # the usual one, of accuracy
+
+
+def test_a_report_says_what_the_models_of_artifacts_were_trained_on(tmp_path: Path) -> None:
+    images = tmp_path / "images.zarr"
+    pack_images(ArraySource(pictures(4)), images)
+    plugin = tmp_path / "finder.py"
+    plugin.write_text(
+        "import numpy as np\n\n\nclass Finder:\n    trained_on = 'ten thousand cats'\n\n    def detect(self, images):\n"
+        "        return [np.array([[0, 0, 9, 9]], np.float32) for _ in images]\n\n\n"
+        "class Silent:\n    detect = Finder.detect\n"
+    )
+    made = {}
+    for name, spec in (("finder", f"{plugin}:Finder"), ("silent", f"{plugin}:Silent"), ("saliency", "saliency")):
+        made[name] = Prepared(name, "main", tmp_path / f"{name}.zarr")
+        extract_guidance(
+            open_source(str(images)), tmp_path / f"{name}.zarr", detector=OracleSpec(spec), granularity="object"
+        )
+    guidance = {name: str(made[name].path) for name in ("finder", "silent")}
+    study = forged(tmp_path / "study", {"standard": [0.5]}, guidance=guidance, notes={"silent": "a secret"})
+    artifacts = [one.record() for one in made.values()]
+    write_record(study, {"jobs": [], "artifacts": artifacts, "longer": []})
+    results, ready = read_results(tmp_path / "study")
+    table = kind_compare.sections(results.study, ready)[-1].blocks[-1]
+    assert isinstance(table, Table)
+    known = {row[0]: row[2] for row in table.rows}
+    assert known == {"finder": "ten thousand cats", "silent": "a secret", "saliency": "nothing"}
+    assert "--guidance-note 'silent=a secret'" in command_of(results.study)
+    assert kind_compare.trained_on({"detector": {"name": "finder.py:Silent"}}, {}) == "not known here"
+    write_record(replace(study, notes={}), {"jobs": [], "artifacts": artifacts, "longer": []})
+    assert read_results(tmp_path / "study")[0].study.notes == {"silent": "a secret"}  # said once
 
 
 # --- whole runs ---------------------------------------------------------------------------------------------------

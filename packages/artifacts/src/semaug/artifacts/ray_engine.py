@@ -29,7 +29,7 @@ from typing import Any
 
 from semaug.artifacts.errors import InvalidOption, MissingDependency, WorkerDied
 from semaug.artifacts.network import OFFLINE, SILENT, forbid_telemetry, keep_offline
-from semaug.artifacts.shards import ShardWorker, Task, Tick
+from semaug.artifacts.shards import Task, TaskWorker, Tick
 
 _POLL = 0.5
 """Seconds between two looks at how far the actors are."""
@@ -65,7 +65,7 @@ class RayEngine:
         self._folder: Path | None = None
         self._joined = False
 
-    def run(self, worker: ShardWorker, tasks: Sequence[Task], tick: Tick, what: str) -> None:
+    def run(self, worker: TaskWorker, tasks: Sequence[Task], tick: Tick, what: str) -> None:
         """Call a copy of ``worker`` on every task, with as many actors as the cluster has room for.
 
         Raises ``InvalidOption`` where no node has room for one, ``WorkerDied`` for a shard that takes its actors down,
@@ -139,6 +139,7 @@ def _prepare_environment(alone: bool) -> None:
     wanted = {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` it would copy the folder and resolve it on each node
+        "RAY_raylet_start_wait_time_s": "180",  # a busy machine takes longer than the usual half a minute
     }
     if alone:
         wanted |= {
@@ -194,7 +195,7 @@ class _Actor:
         keep_offline()
         os.chdir(folder)
         sys.path += [entry for entry in path if entry not in sys.path]
-        self._worker: ShardWorker = cloudpickle.loads(worker)
+        self._worker: TaskWorker = cloudpickle.loads(worker)
         self._shard, self._done = -1, 0
 
     def run(self, task: Task) -> int:
@@ -214,7 +215,7 @@ class _Actor:
 class _Starter:
     """Starts actors, anywhere in the cluster."""
 
-    def __init__(self, worker: ShardWorker, cpus: int, gpus: float) -> None:
+    def __init__(self, worker: TaskWorker, cpus: int, gpus: float) -> None:
         ray = _ray()
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         self._arguments = (os.getcwd(), environment, sys.path, ray.cloudpickle.dumps(worker))

@@ -139,6 +139,28 @@ def open_segmenter(spec: OracleSpec) -> AnySegmenter:
     return typing.cast(AnySegmenter, _open("segmenter", spec))
 
 
+TRAINED_ON: Mapping[str, str] = {
+    "saliency": "nothing", "grabcut": "nothing", "center": "nothing",
+    "objectness": "ImageNet photographs, labelled by FastestDet",
+    "annotations": "people's boxes of these images",
+}  # fmt: skip
+"""What is known of the training of built-in oracles; of files of weights nothing is."""
+
+
+def trained_on(role: Role, spec: OracleSpec) -> str:
+    """What an oracle was trained on: what is known of a built-in one, else what its attribute ``trained_on`` says.
+
+    Empty where nobody says it. Raises ``InvalidOption`` for an oracle that is not there.
+
+    >>> trained_on("detector", OracleSpec("objectness"))
+    'ImageNet photographs, labelled by FastestDet'
+    """
+    if spec.name in BUILT_IN[role]:
+        own = {"weights", "model"} & dict(spec.options).keys()
+        return "" if own else TRAINED_ON.get(spec.name, "")
+    return str(getattr(_find(role, spec.name), "trained_on", ""))
+
+
 def accepts(role: Role, spec: OracleSpec, option: str) -> bool:
     """Whether the oracle of a spec has this option (``device``, for one)."""
     target = _find(role, spec.name)

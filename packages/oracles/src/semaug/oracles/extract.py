@@ -20,7 +20,7 @@ from semaug.artifacts.shards import ShardResult, Tick, Workers, process_shards
 from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.artifacts.store import ArtifactSummary, ArtifactWriter
 from semaug.oracles.adaptive import AdaptiveOracle, DeferredDetector, DeferredSegmenter, FixedScale, Routing
-from semaug.oracles.catalogue import OracleSpec, open_detector, open_segmenter
+from semaug.oracles.catalogue import OracleSpec, open_detector, open_segmenter, trained_on
 from semaug.oracles.protocols import Image
 from semaug.oracles.routing import ScoredRouting, TableRouting
 from semaug.quality_policy.policies import Granularity, RoutingPolicy, make_policy
@@ -144,11 +144,14 @@ def extract_guidance(
         raise InvalidOption(f"batch_size={batch_size} and max_boxes={max_boxes}: give at least 1")
     routing, config, inputs = _routing(source, granularity, policy or make_policy("soft", seed=seed), quality, scoring)
     config["max_boxes"] = max_boxes
+    learned = {}
     if granularity != "pixel":
         config["detector"] = detector.identity()
+        learned["detector"] = trained_on("detector", detector)
     if granularity != "object":
         config["segmenter"] = segmenter.identity()
-    info = {"spec": source.spec, "detector": str(detector), "segmenter": str(segmenter)}
+        learned["segmenter"] = trained_on("segmenter", segmenter)
+    info = {"spec": source.spec, "detector": str(detector), "segmenter": str(segmenter), "trained_on": learned}
     manifest = Manifest(
         kind="guidance",
         items=len(source),

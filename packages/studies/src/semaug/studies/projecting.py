@@ -242,10 +242,30 @@ def _memorised(samples: Any, run: Path, held: NDArray[np.float32], count: int, s
 
 
 def labelled_table(spec: str) -> Table:
-    """The rows of a table that have a class; raises ``SourceError`` where fewer than two classes are left."""
+    """The rows of a table that have a class; raises ``SourceError`` where fewer than two classes are left, and
+    ``InvalidOption`` for images."""
+    if is_images(spec):
+        raise InvalidOption(
+            f"{spec} holds images, and this compares projections of a table; give a table, or compare on images by "
+            "`semaug study run diffaug-table-3` (methods) and `diffaug-table-4` (ablations)"
+        )
     table = open_table(spec)
     require_classes(spec, table.labels, "scoring")
     return table if (table.labels >= 0).all() else table.take(np.flatnonzero(table.labels >= 0))
+
+
+def is_images(spec: str) -> bool:
+    """Whether a spec names images: one that opens as such, and is no table."""
+    from semaug.artifacts.sources import open_source
+    from semaug.artifacts.tables import is_table
+
+    if is_table(spec) or Path(spec.partition("?")[0]).suffix.lower() in (".csv", ".parquet", ".npy", ".h5ad"):
+        return False
+    try:
+        open_source(spec)
+    except SemaugError:
+        return False
+    return True
 
 
 def fit_steps_on(table: Table, rows: NDArray[np.int64], steps: str) -> Table:

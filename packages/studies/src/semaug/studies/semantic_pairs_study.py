@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FORMS = {"SP": "semantic", "AP": "augmented", "AP-all-images": "all-images", "random-same-class": "random-same-class"}
 """Arm -> the form of its set of pairs."""
 SUPCON, OTHER = "SupCon", "other"
+LIGHT = ("tiny", "smoke")
+"""Scales of small networks and few steps."""
 CONTROLS = ("AP-all-images", "random-same-class", SUPCON)
 PAPER_PAIRS = 29_359
 PAPER_EPOCHS = 200
@@ -224,7 +226,7 @@ def _plan(study: PairStudy, cell: PairCell, arm: str, subset: PairTable, out: Pa
     scale, options = study.scale, {"transforms": cell.transforms} | _rotation(study.item)
     batch = _batch(scale, len(subset))
     steps = _steps(scale, cell, len(subset), batch)
-    method, recipe = (SUPCON.lower(), "paper") if arm == SUPCON else (cell.method, cell.recipe)
+    method, recipe = (SUPCON.lower(), "paper") if arm == SUPCON else (cell.method, _recipe(scale, cell))
     common: dict[str, Any] = {
         "method": method, "recipe": recipe, "size": scale.size, "steps": steps, "batch_size": batch,
         "backbone": scale.backbone, "optimizer": scale.optimizer, "lr": scale.lr, "seed": seed,
@@ -235,6 +237,12 @@ def _plan(study: PairStudy, cell: PairCell, arm: str, subset: PairTable, out: Pa
         return TrainingPlan(study.other, pairs="standard", pair_options=options, **common)
     options["semantic"] = str(_pairs_of(arm, subset, out).resolve())
     return TrainingPlan(study.images, pairs="semantic", pair_options=options, **common)
+
+
+def _recipe(scale: PairScale, cell: PairCell) -> str | None:
+    """The cell's recipe; at the scales of a few steps one with a head that small machines can hold."""
+    light = _tables()["light_recipes"].get(cell.method) if scale.name in LIGHT else None
+    return light or cell.recipe
 
 
 def _rotation(item: PairItem) -> dict[str, Any]:

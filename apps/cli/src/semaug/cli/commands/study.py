@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semaug.cli.console import VerbGroup, emit, json_option, note, out_option, pick_device, progress, settings
+from semaug.cli.console import VerbGroup, emit, json_option, note, out_option, progress, settings
+from semaug.cli.engines import engine_options, pick_devices, shard_workers
 
 if TYPE_CHECKING:
     from semaug.studies.study.availability import Available
@@ -19,6 +20,7 @@ SCALES = ("tiny", "smoke", "small", "paper")
 DATA_HELP = "Fill a data role, as ROLE.train=SPEC or ROLE.test=SPEC (repeatable)."
 WEIGHTS_HELP = "Fill a model's role, as ROLE=FOLDER or ROLE=HUB-ID (repeatable)."
 MADE_HELP = "Take an artifact that is there, as NAME=PATH, or ROLE/NAME=PATH for other data than main (repeatable)."
+NOTE_HELP = "What the models behind an artifact were trained on, as NAME=TEXT, for the report (repeatable)."
 GUIDANCE_HELP = "Compare crops guided by this artifact too, as PATH or NAME=PATH (compare only; repeatable)."
 root_option = click.option(
     "--data-root", type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -131,20 +133,22 @@ def _shown(found: Available) -> str:
 @click.option("--weights", multiple=True, metavar="ROLE=MODEL", help=WEIGHTS_HELP)
 @click.option("--artifact", "made", multiple=True, metavar="NAME=PATH", help=MADE_HELP)
 @click.option("--guidance", multiple=True, metavar="[NAME=]PATH", help=GUIDANCE_HELP)
+@click.option("--guidance-note", "notes", multiple=True, metavar="NAME=TEXT", help=NOTE_HELP)
 @click.option("--method", help="The method that all variants are trained by (compare only; simclr).")
 @root_option
 @click.option("--seeds", type=click.IntRange(1), help="Number of paired seeds (the scale's).")
 @click.option("--only", multiple=True, help="A variant to run (repeatable; all).")
+@engine_options
 @out_option("artifacts, runs, report.html, results.json, results.csv and results.tex")
 @json_option
 def run(
     name: str, scale: str, train: str | None, test: str | None, data: tuple[str, ...], weights: tuple[str, ...],
-    made: tuple[str, ...], guidance: tuple[str, ...], method: str | None, data_root: Path | None, seeds: int | None,
-    only: tuple[str, ...], out: Path, as_json: bool,
+    made: tuple[str, ...], guidance: tuple[str, ...], notes: tuple[str, ...], method: str | None,
+    data_root: Path | None, seeds: int | None, only: tuple[str, ...], out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Run the study NAME (or a preset's own TOML file). Stopped, the same command goes on; what is done is reused.
 
-    --device takes several, as cuda:0,cuda:1, and deals the jobs out; --workers jobs run at once.
+    --device takes several, as cuda:0,cuda:1, and deals the jobs out; --workers jobs run at once, here or on Ray.
 
     \b
     Example:
@@ -158,10 +162,12 @@ def run(
     study = plan_study(
         name, scale, out, data=given, weights=_pairs("--weights", weights), data_root=data_root, seeds=seeds, only=only,
         made=_pairs("--artifact", made), guidance=named_guidance(guidance), method=method,
+        notes=_pairs("--guidance-note", notes),
     )  # fmt: skip
-    devices = settings().device.split(",") if "," in settings().device else [pick_device()]
-    with progress() as bar:
-        workers, makers = settings().workers or _jobs_at_once(scale, devices), max(1, settings().workers)
+    devices = pick_devices().split(",")
+    with shard_workers() as engine, progress() as bar:
+        makers = max(1, settings().workers) if isinstance(engine, int) else engine
+        workers = settings().workers or _jobs_at_once(scale, devices) if isinstance(engine, int) else engine
         done = run_study(study, workers=workers, makers=makers, devices=devices, on_progress=bar)
     _tell(done, as_json)
 

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from semaug.studies.study.catalogue import open_preset, study_names
+from semaug.studies.study.completing import complete
 from semaug.studies.study.paper import PAPERS
-from semaug.studies.study.running import plan_study
+from semaug.studies.study.running import filled_study
 from semaug.studies.study.schema import Preset
 
 PACKAGES = {
@@ -49,18 +50,23 @@ def available(
     data_root: Path | None = None,
 ) -> Available:
     """What one study lacks at each scale, given data and weights as for ``plan_study``."""
-    preset = open_preset(name)
-    missing = {}
+    return _available(open_preset(name, checked=False), data, weights, data_root)
+
+
+def _available(
+    preset: Preset, data: Mapping[str, str] | None, weights: Mapping[str, str] | None, data_root: Path | None
+) -> Available:
+    completed, missing = complete(preset, (data or {}).get("main.train", ""), {}, {}, None), {}
     for scale in preset.scales:
-        study = plan_study(name, scale, Path("study"), data=data, weights=weights, data_root=data_root)
+        study = filled_study(completed, scale, Path("study"), data, weights, data_root)
         missing[scale] = (*_packages(tuple(study.weights)), *study.missing)
     return Available(preset, missing)
 
 
 def list_studies(paper: str | None = None, data_root: Path | None = None) -> list[Available]:
     """All studies, or those of one paper (its key), in the order of the papers' tables."""
-    found = (open_preset(name) for name in study_names())
-    return [available(p.name, data_root=data_root) for p in found if paper is None or p.paper == paper]
+    found = (open_preset(name, checked=False) for name in study_names())
+    return [_available(preset, None, None, data_root) for preset in found if paper is None or preset.paper == paper]
 
 
 def _packages(roles: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ _SOURCES = {
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A job of that ``name`` with the two measures added to its own, as all studies of DiffAug call them."""
+    """A job of that ``name`` with the two measures and the seconds (of a table: of one fit) added to its own, as all
+    studies of DiffAug call them."""
 
     job: Any
     name: str
@@ -55,6 +56,8 @@ class Named:
         for name, sources in _SOURCES.items():
             if found := next((rows[source] for source in sources if source in rows), None):
                 rows[name] = found
+        if SECONDS not in rows and (fit := rows.get("seconds_a_fit")):
+            rows[SECONDS] = {"value": fit["value"], "n": fit["n"]}
         return rows
 
 

@@ -158,6 +158,12 @@ class Guarded:
         except Exception as error:  # one variant's trouble is no reason to lose the others
             raise self._failed(error) from error
 
+    def keep_error(self, text: str) -> None:
+        """Write down why there is no result, unless the job did."""
+        if not (self.out / ERROR).is_file():
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.out / ERROR, text.encode())
+
     def _failed(self, error: Exception) -> JobFailed:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         self.out.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from semaug.studies.study.prepare import Ready
 from semaug.studies.study.schema import Preset
 from semaug.studies.study.splitting import read_split
 from semaug.studies.study.tuning import BASELINE, scales_of, tried, tuned, tuning_jobs
-from semaug.studies.study.view_measures import measured
+from semaug.studies.study.view_measures import SECOND, measured
 
 if TYPE_CHECKING:
     from semaug.eval.report import Block, Cell, Section
@@ -158,27 +158,40 @@ def _trilemma(results: Results) -> tuple[Block, ...]:
 def _looked_at(results: Results) -> Block:
     from semaug.eval.report import Column, Missing, Table
 
-    share = {"unit": "%", "scale": 100}
-    columns = (
+    rows, share = results.measured, {"unit": "%", "scale": 100}
+    about = rows.get("views/about", {})
+    columns = [
         Column("variant"), Column("keeps half an object", **share), Column("both views keep the same", **share),  # type: ignore[arg-type]
         Column("similarity of a pair", digits=2), Column("diversity of views", digits=2),
         Column("dimension of views", digits=1),
-    )  # fmt: skip
-    rows = results.measured
+    ]  # fmt: skip
+    names = ["keeps", "same", "similarity", "diversity", "dimension"]
+    if SECOND in about:  # a study that was measured before there were two has one
+        columns += [Column("similarity, second encoder", digits=2), Column("diversity, second encoder", digits=2)]
+        names += [f"{SECOND}/similarity", f"{SECOND}/diversity"]
     lines: list[tuple[Cell, ...]] = []
     for name in variants_of(results):
-        looked = [measured(rows, name, of) for of in ("keeps", "same", "similarity", "diversity", "dimension")]
+        looked = [measured(rows, name, of) for of in names]
         lines.append((name, *(Missing(_why_not(rows, name)) if value is None else value for value in looked)))
-    about = rows.get("views/about", {})
-    whose = about.get("objects") or "no objects are known"
-    note = (
-        f"Consistency: the share of views that keep at least half of some object ({whose}; boxes of an oracle favour "
-        "the variant that it guides), and the mean cosine of the two views of a pair. Diversity: the mean of 1 - "
-        "cosine over all views of an image, and the maximum-likelihood dimension of one view an image. Views of all "
-        f"variants are compared alike, crops and flips without colour changes, on {about.get('n', 0):,} images by one "
-        f"frozen encoder, {about.get('encoder', 'which is missing')}, in features centred on the whole images."
+    return Table("Consistency and diversity of the views", tuple(columns), tuple(lines), _how_looked_at(about))
+
+
+def _how_looked_at(about: Mapping[str, Any]) -> str:
+    encoders = [about[name] for name in ("encoder", SECOND) if name in about]
+    text = (
+        "Consistency: the share of views that keep at least half of some object "
+        f"({about.get('objects') or 'no objects are known'}; boxes of an oracle favour the variant that it guides), "
+        "and the mean cosine of the two views of a pair. Diversity: the mean of 1 - cosine over all views of an image, "
+        "and the maximum-likelihood dimension of one view an image. Views of all variants are compared alike, crops "
+        f"and flips without colour changes, on {about.get('n', 0):,} images, in features centred on the whole images, "
+        f"by {' and, as the second encoder, '.join(encoders) or 'an encoder which is missing'}."
     )
-    return Table("Consistency and diversity of the views", columns, tuple(lines), note)
+    if any("objectness" in name for name in encoders):
+        text += (
+            " The objectness network was trained to find objects as `guided-objectness` does: what it says of that "
+            "variant is not independent of it."
+        )
+    return text
 
 
 def _efficiency(results: Results) -> Block:
@@ -253,8 +266,8 @@ def _oracles(results: Results) -> list[Block]:
     rows = []
     for made in results.artifacts:
         if made.path is not None:
-            config = Artifact.open(made.path).manifest.config
-            rows.append((made.name, _made_by(config), trained_on(_made_by(config))))
+            manifest, told = Artifact.open(made.path).manifest, results.study.notes.get(made.name)
+            rows.append((made.name, made_by(manifest.config), told or trained_on(manifest.config, manifest.info)))
     if not rows:
         return []
     columns = (Column("artifact"), Column("made by"), Column("which was trained on"))
@@ -262,31 +275,32 @@ def _oracles(results: Results) -> list[Block]:
     return [Table("What the artifacts know", columns, tuple(rows), note)]
 
 
-def _made_by(config: Mapping[str, Any]) -> str:
-    found = (config.get(part) for part in ("detector", "segmenter", "generator", "captioner", "encoder"))
-    return ", ".join(_name_of(part) for part in found if part) or "not said"
+_MODELS = ("detector", "segmenter", "generator", "captioner", "encoder")
+
+
+def made_by(config: Mapping[str, Any]) -> str:
+    """The models that made an artifact, out of its manifest."""
+    return ", ".join(_name_of(config[part]) for part in _MODELS if config.get(part)) or "not said"
 
 
 def _name_of(part: Any) -> str:
     return str(part.get("id") or part.get("name") or part) if isinstance(part, Mapping) else str(part)
 
 
-TRAINED_ON = {
-    "saliency": "nothing", "grabcut": "nothing", "center": "nothing",
-    "objectness": "ImageNet photographs, labelled by FastestDet",
-    "annotations": "people's boxes of these images",
-}  # fmt: skip
+def trained_on(config: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    """What the models that made an artifact were trained on: what its manifest says, else what is known of built-in
+    oracles.
 
-
-def trained_on(made_by: str) -> str:
-    """What is known of the training of the models that made an artifact.
-
-    >>> trained_on("saliency, grabcut")
+    >>> trained_on({"detector": {"name": "saliency"}}, {})
     'nothing'
     """
-    known = [TRAINED_ON.get(name.strip(), "not known here") for name in made_by.split(",")]
+    from semaug.oracles.catalogue import TRAINED_ON
+
+    said = info.get("trained_on", {})
+    names = {part: _name_of(config[part]) for part in _MODELS if config.get(part)}
+    known = [said.get(part) or TRAINED_ON.get(name, "not known here") for part, name in names.items()]
     learned = [text for text in dict.fromkeys(known) if text != "nothing"]
-    return "; ".join(learned) or "nothing"
+    return "; ".join(learned) or ("nothing" if known else "not known here")
 
 
 KIND = Kind(

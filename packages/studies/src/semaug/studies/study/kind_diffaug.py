@@ -7,7 +7,7 @@ score frozen features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from semaug.studies.study import kind_training
 from semaug.studies.study.catalogue import settings_of
 from semaug.studies.study.diffaug_jobs import Named, TrainDiffAug
 from semaug.studies.study.jobs import CannotRun
-from semaug.studies.study.kinds import Kind, Planned
+from semaug.studies.study.kinds import Found, Kind, Longer, Planned
 from semaug.studies.study.makers import check_artifact
 from semaug.studies.study.plan import Study
 from semaug.studies.study.prepare import Ready
@@ -94,30 +94,56 @@ def plan(study: Study, ready: Ready) -> list[Planned]:
     ]
 
 
-def _planned(study: Study, ready: Ready, setting: str, variant: str, seed: int) -> Planned:
-    preset, v = study.preset, study.preset.variants[variant]
+def longer(study: Study, ready: Ready, found: Found) -> list[Longer]:
+    """The best control at the cost of every variant that costs more; a projection takes no more than it takes."""
+    asked = kind_training.longer(study, ready, found)
+    fitted = {name for name, v in study.preset.variants.items() if (v.method or study.preset.method) in PROJECTIONS}
+    return [replace(a, factor=1.0) if a.control in fitted else a for a in asked]
+
+
+def plan_longer(study: Study, ready: Ready, asked: Sequence[Longer]) -> list[Planned]:
+    """The jobs of controls that train longer; variants of equal cost share one."""
+    places = {(a.setting, a.name): a for a in asked if a.factor > 1}
+    return [
+        _planned(study, ready, a.setting, a.control, seed, a.factor, a.name)
+        for seed in study.chosen_seeds
+        for a in places.values()
+    ]
+
+
+def _planned(
+    study: Study, ready: Ready, setting: str, variant: str, seed: int, factor: float = 1.0, name: str = ""
+) -> Planned:
+    preset, v, name = study.preset, study.preset.variants[variant], name or variant
     method, data = v.method or preset.method, ready.data[kind_training.place_of(study, setting)]
-    out = kind_training.run_folder(study.out, setting, variant, seed)
-    title = f"{setting} {variant} seed {seed}" if preset.settings else f"{variant} seed {seed}"
+    out = kind_training.run_folder(study.out, setting, name, seed)
+    title = f"{setting} {name} seed {seed}" if preset.settings else f"{name} seed {seed}"
     if not _is_own(method):
-        found = kind_training.planned(study, ready, setting, variant, seed)
+        found = kind_training.planned(study, ready, setting, variant, seed, factor, name)
         able = not isinstance(found.job, CannotRun)
-        return Planned(setting, variant, seed, Named(found.job, found.job.name) if able else found.job)
-    protocol = protocol_of(options_of(preset, study.scale_name, setting, v.hyperparameters))
+        return Planned(setting, name, seed, Named(found.job, found.job.name) if able else found.job)
+    protocol = _lengthened(protocol_of(options_of(preset, study.scale_name, setting, v.hyperparameters)), factor)
     if _is_table(data.train):
         if method in PROJECTIONS and (missing := PROJECTIONS[method].missing):
-            return Planned(setting, variant, seed, CannotRun(title, out, 1, missing))
+            return Planned(setting, name, seed, CannotRun(title, out, 1, missing))
         job = Compared(data.train, method, seed, replace(protocol, diffaug=_for_rows(protocol.diffaug)), out)
-        return Planned(setting, variant, seed, Named(job, title))
+        return Planned(setting, name, seed, Named(job, title))
     settings = ablation_of(method).apply(protocol.diffaug)
-    steps = kind_training.steps_of(study, ready, setting, variant) if study.scale.steps else None
+    steps = kind_training.steps_of(study, ready, setting, variant, factor) if study.scale.steps else None
     course = Course(None if steps else protocol.course.epochs, steps, study.scale.batch_size)
     size = settings_of(preset)[setting].size or study.scale.size
     images = TrainDiffAug(
         title, out, _for_images(study, settings), course, DataOptions(min(size, study.scale.size)), seed, data.train,
         data.test, kind_training.evaluations_of(study), ready.data,
     )  # fmt: skip
-    return Planned(setting, variant, seed, Named(images, title))
+    return Planned(setting, name, seed, Named(images, title))
+
+
+def _lengthened(protocol: Protocol, factor: float) -> Protocol:
+    """The protocol with ``factor`` times the epochs."""
+    if protocol.course.epochs is None:
+        return protocol
+    return replace(protocol, course=replace(protocol.course, epochs=max(1, round(protocol.course.epochs * factor))))
 
 
 def _for_images(study: Study, settings: DiffAugSettings) -> DiffAugSettings:
@@ -169,5 +195,6 @@ def _pictures(study: Study) -> list[Section]:
 
 
 KIND = Kind(
-    "DiffAug, its ablations, projections of tables and methods on images, scored alike", check, plan, sections=sections
-)
+    "DiffAug, its ablations, projections of tables and methods on images, scored alike", check, plan, longer,
+    plan_longer, sections,
+)  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.studies.study.catalogue import WHOLE, references, settings_of
@@ -16,6 +16,9 @@ from semaug.studies.study.measurements import check_measurements, measurement_se
 from semaug.studies.study.plan import Study
 from semaug.studies.study.prepare import NotPrepared, Ready, artifact_order
 from semaug.studies.study.schema import Preset, Setting, Variant
+
+if TYPE_CHECKING:
+    from semaug.eval.report import Section
 
 EQUAL = 1.05
 """A cost ratio up to which equal steps count as equal total cost."""
@@ -81,6 +84,7 @@ def place_of(study: Study, setting: str) -> str:
 def training_plan(study: Study, ready: Ready, setting: str, variant: str, seed: int, steps: int) -> Any:
     """The plan of one run; raises ``NotPrepared`` where an artifact of the variant could not be made."""
     from semaug.studies.assemble import TrainingPlan
+    from semaug.studies.study.tuning import tuned_options
 
     preset, scale = study.preset, study.scale
     s, v, place = settings_of(preset)[setting], preset.variants[variant], place_of(study, setting)
@@ -89,7 +93,10 @@ def training_plan(study: Study, ready: Ready, setting: str, variant: str, seed: 
     checkpoint = max(100, min(1000, steps // 4))
     return TrainingPlan(
         ready.data[place].train, pairs=v.pairs, guidance=guidance,
-        pair_options={**preset.pair_options, **scale.options, **ready.resolved(v.options, place)},
+        pair_options={
+            **preset.pair_options, **scale.options, **tuned_options(study, setting, variant),
+            **ready.resolved(v.options, place),
+        },
         method=method, recipe=scale.recipes.get(method) or v.recipe or s.recipe or preset.recipe,
         hyperparameters={**s.hyperparameters, **v.hyperparameters, **scale.hyperparameters.get(method, {})},
         backbone=scale.backbone or s.backbone or preset.backbone,
@@ -193,8 +200,23 @@ def slug(name: str) -> str:
     return plain if plain.strip(".") else WHOLE
 
 
+def tune(study: Study, ready: Ready) -> list[Planned]:
+    """The runs that the scale of the control ``tuned`` is chosen by, where it is one of the variants to run."""
+    from semaug.studies.study.tuning import TUNED, tuning_jobs
+
+    wanted = TUNED in (study.only or study.preset.variants) and TUNED in study.preset.variants
+    return tuning_jobs(study, ready) if wanted else []
+
+
+def sections(study: Study, ready: Ready) -> list[Section]:
+    """The parts that measurements wrote, and how the tuned control was chosen."""
+    from semaug.studies.study.tuning import tuning_section
+
+    return [*measurement_sections(study, ready), *tuning_section(study)]
+
+
 KIND = Kind(
-    "train and score variants in settings, with paired seeds", check, plan, longer, plan_longer, measurement_sections
+    "train and score variants in settings, with paired seeds", check, plan, longer, plan_longer, sections, tune=tune
 )
 
 

@@ -33,7 +33,8 @@ class Planned:
 class Longer:
     """A control that is to train at the total cost of a variant: ``factor`` times the steps, as ``name``.
 
-    ``ratio`` is what the cost asks for; ``factor`` is less where the scale caps it.
+    ``ratio`` is what the cost asks for; ``factor`` is less where the scale caps it, and 1 for a control that is fitted
+    to its own end and cannot take more.
     """
 
     setting: str

@@ -9,6 +9,7 @@ from typing import Any
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.progress import OnProgress, ignore_progress
+from semaug.artifacts.shards import Workers
 from semaug.artifacts.sources import ScenesSource, open_source
 from semaug.studies.study.guidance_makers import GUIDANCE, guidance_roles, make_crops, make_guidance, make_quality
 from semaug.studies.study.weights import Weights, ensure
@@ -29,7 +30,7 @@ class Making:
     weights: Mapping[str, Weights] = field(default_factory=dict)
     scenes: ScenesSource | None = None
     device: str = "cpu"
-    workers: int = 1
+    workers: Workers = 1
     on_progress: OnProgress = ignore_progress
 
     @property
@@ -176,7 +177,7 @@ def _pairs(making: Making) -> Made:
         making.images, making.path, guidance=making.options.get("guidance"), rule=rule, workers=making.workers,
         on_progress=making.on_progress,
     )  # fmt: skip
-    return making.path, (done.described.path, making.path)
+    return making.path, (Path(done.described.path), making.path)
 
 
 def _augment(making: Making) -> Made:

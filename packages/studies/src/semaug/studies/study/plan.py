@@ -10,6 +10,7 @@ from typing import Any
 
 from semaug.artifacts.errors import ArtifactMismatch, InvalidOption
 from semaug.artifacts.files import write_atomic, writing
+from semaug.artifacts.outside import parse_json, reading
 from semaug.studies.study.catalogue import scale_of
 from semaug.studies.study.data import DataSet
 from semaug.studies.study.data import remedy_of as data_remedy
@@ -25,6 +26,7 @@ class Study:
     """A preset at one scale with its data and weights. ``only`` names the variants to run (none: all).
 
     ``made`` are artifacts that are there already: ``NAME`` (``ROLE/NAME`` for a data role other than `main`) to path.
+    ``notes`` say what the models that made an artifact were trained on, where it does not say it itself.
     """
 
     preset: Preset
@@ -35,12 +37,14 @@ class Study:
     seeds: tuple[int, ...] = ()
     only: tuple[str, ...] = ()
     made: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.only) - set(self.preset.variants)):
             known = ", ".join(self.preset.variants)
             raise InvalidOption(f"{self.preset.name} has no variant {unknown[0]!r}; it has {known}")
-        if unknown := sorted({name.rpartition("/")[2] for name in self.made} - set(self.preset.artifacts)):
+        named = {name.rpartition("/")[2] for name in (*self.made, *self.notes)}
+        if unknown := sorted(named - set(self.preset.artifacts)):
             known = ", ".join(self.preset.artifacts) or "none"
             raise InvalidOption(f"{self.preset.name} has no artifact {unknown[0]!r}; it has {known}")
 
@@ -104,6 +108,7 @@ def write_record(study: Study, facts: Mapping[str, Any]) -> None:
         "preset": study.preset.model_dump(mode="json"),
         "seeds": list(study.chosen_seeds),
         "only": list(study.only),
+        "notes": {**(kept or {}).get("notes", {}), **study.notes},
         **facts,
     }
     with writing(study.out):
@@ -114,22 +119,31 @@ def write_record(study: Study, facts: Mapping[str, Any]) -> None:
 def read_record(out: Path) -> dict[str, Any] | None:
     """What ``write_record`` wrote; None where nothing is, or it is torn."""
     try:
-        return json.loads((out / RECORD).read_text("utf-8"))  # type: ignore[no-any-return]
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        found = parse_json((out / RECORD).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def study_of(out: Path) -> tuple[Study, dict[str, Any]]:
-    """The study that a folder holds, and its record; raises ``InvalidOption`` where there is none."""
+    """The study that a folder holds, and its record.
+
+    Raises ``InvalidOption`` where there is none, ``ArtifactError`` for a damaged record.
+    """
     record = read_record(out)
     if record is None:
         raise InvalidOption(f"{out} holds no study ({RECORD} is not there); give the --out of `semaug study run`")
+    with reading(out / RECORD, "run the study again into another folder"):
+        return _study_in(out, record)
+
+
+def _study_in(out: Path, record: dict[str, Any]) -> tuple[Study, dict[str, Any]]:
     identity = record["identity"]
     preset = Preset.model_validate(record["preset"])
     data = {name: DataSet(**found) for name, found in identity["data"].items()}
     weights = {name: Weights(**found) for name, found in identity["weights"].items()}
-    seeds, only = tuple(record["seeds"]), tuple(record["only"])
-    return Study(preset, identity["scale_name"], out, data, weights, seeds, only, identity["made"]), record
+    seeds, only, notes = tuple(record["seeds"]), tuple(record["only"]), record.get("notes", {})
+    return Study(preset, identity["scale_name"], out, data, weights, seeds, only, identity["made"], notes), record
 
 
 def _difference(kept: Any, new: Any, where: str = "") -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from semaug.artifacts.errors import SemaugError
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.reader import Artifact
+from semaug.artifacts.shards import Workers
 from semaug.artifacts.sources import ScenesSource, open_source
 from semaug.studies.study import makers
 from semaug.studies.study.catalogue import references, settings_of
@@ -78,7 +79,9 @@ class NotPrepared(SemaugError, RuntimeError):
     """A variant whose artifact could not be made."""
 
 
-def prepare(study: Study, *, workers: int = 1, device: str = "cpu", on_progress: OnProgress = ignore_progress) -> Ready:
+def prepare(
+    study: Study, *, workers: Workers = 1, device: str = "cpu", on_progress: OnProgress = ignore_progress
+) -> Ready:
     """Pack stand-in images and make every artifact that a chosen variant needs, or go on; what is finished is reused.
 
     An artifact that cannot be made is recorded with its reason, and only the variants that use it fail.
@@ -129,7 +132,7 @@ def _visit(preset: Preset, name: str, order: list[str]) -> None:
 
 
 def _made(
-    study: Study, ready: Ready, name: str, place: str, folder: Path, workers: int, device: str,
+    study: Study, ready: Ready, name: str, place: str, folder: Path, workers: Workers, device: str,
     on_progress: OnProgress,
 ) -> Prepared:  # fmt: skip
     spec, given = study.preset.artifacts[name], study.made_already(name, place)

@@ -65,7 +65,7 @@ def verdict(results: Results) -> str:
     where = f" with {best.setting}" if results.study.preset.settings else ""
     text = f"**{best.variant}{where}: {_said(best.at_steps)}** against the best control, {best.control}, at equal steps"
     text = text if len(gains) == 1 else f"The largest of {len(gains)} gains is of {text}"
-    if best.longer is not None and best.at_cost is not None:
+    if best.longer is not None and best.longer.factor > 1 and best.at_cost is not None:
         text += f"; {_said(best.at_cost)} at equal total cost ({best.longer.factor:g} times the steps)"
     told = sum(gain.separated for gain in gains)
     plural = "comparison" if len(gains) == 1 else "comparisons"
@@ -89,10 +89,19 @@ def _failed(results: Results) -> str:
 
 
 def _said(difference: PairedDifference) -> str:
-    points = f"{100 * difference.mean:+.1f} points"
+    points = f"{_points(difference.mean)} points"
     if difference.low is None or difference.high is None:
         return f"{points} (one seed: no interval, no claim)"
-    return f"{points} (95% interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    return f"{points} (95% interval {_points(difference.low)} to {_points(difference.high)})"
+
+
+def _points(share: float) -> str:
+    """A signed number of points.
+
+    >>> _points(-1e-9), _points(0.012)
+    ('+0.0', '+1.2')
+    """
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _failures(results: Results) -> list[Section]:
@@ -165,8 +174,10 @@ def _gains(results: Results) -> list[Section]:
 
 
 def _capped(results: Results) -> str:
-    cut = [a for a in results.longer if a.factor < round(a.ratio, 2)]
-    return f", at most {cut[0].factor:g} times, which favours the variant" if cut else ""
+    cut = [a for a in results.longer if 1 < a.factor < round(a.ratio, 2)]
+    fixed = list(dict.fromkeys(a.control for a in results.longer if a.factor == 1))
+    text = f", at most {cut[0].factor:g} times, which favours the variant" if cut else ""
+    return f"{text}; {', '.join(fixed)} cannot, being fitted to the end" if fixed else text
 
 
 def _bars(results: Results) -> Iterator[Block]:
@@ -288,6 +299,8 @@ def command_of(study: Study) -> str:
     for name, path in study.made.items():
         guides = f"{PATTERN}{name}" in study.preset.variants
         words += ["--guidance" if guides else "--artifact", f"{name}={path}"]
+    for name, text in study.notes.items():
+        words += ["--guidance-note", f"{name}={text}"]
     words += ["--method", study.preset.method] if study.preset.kind == COMPARE else []
     words += [word for name in study.only for word in ("--only", name)]
     if study.seeds and len(study.seeds) != study.scale.seeds:

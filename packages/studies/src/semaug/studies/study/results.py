@@ -173,7 +173,7 @@ class Results:
         longer = next((a for a in self.longer if (a.setting, a.variant) == (setting, variant)), None)
         at_cost = None
         if longer is not None:
-            other = self.score(setting, longer.name, [primary])
+            other = self.score(setting, longer.control if longer.factor == 1 else longer.name, [primary])
             at_cost = scores[variant].against(other, primary) if other.n else None
         steps = scores[variant].against(scores[control], primary)
         return Gain(

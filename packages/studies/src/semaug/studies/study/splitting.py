@@ -16,6 +16,7 @@ from semaug.artifacts.draws import generator
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.files import write_atomic, writing
 from semaug.artifacts.progress import OnProgress, ignore_progress
+from semaug.artifacts.shards import Workers
 from semaug.artifacts.sources import ImageSource, labels_of, open_source
 from semaug.artifacts.sources.base import Source, content_hash
 from semaug.studies.study.data import DataSet, held_out_share
@@ -73,7 +74,7 @@ class Part(Source):
 
 
 def with_test_images(
-    found: DataSet, folder: Path, workers: int = 1, on_progress: OnProgress = ignore_progress
+    found: DataSet, folder: Path, workers: Workers = 1, on_progress: OnProgress = ignore_progress
 ) -> DataSet:
     """Packs of the two parts where the test images are to be held out of the training images; else as it is.
 
@@ -97,7 +98,7 @@ def with_test_images(
 
 
 def split_of(
-    source: ImageSource, share: float, record: Path, workers: int = 1, on_progress: OnProgress = ignore_progress
+    source: ImageSource, share: float, record: Path, workers: Workers = 1, on_progress: OnProgress = ignore_progress
 ) -> Split:
     """The split of a source, as ``record`` has it or made anew and written there."""
     kept = read_split(record)
@@ -123,11 +124,19 @@ def read_split(record: Path) -> Split | None:
     return Split(**{**found, "test": tuple(found["test"])})
 
 
-def near_copies(source: ImageSource, workers: int = 1, on_progress: OnProgress = ignore_progress) -> NDArray[np.int64]:
+def near_copies(
+    source: ImageSource, workers: Workers = 1, on_progress: OnProgress = ignore_progress
+) -> NDArray[np.int64]:
     """The group of each image: images of equal content, or that look alike, share one. int64 (n,)."""
     from semaug.pairs_dataset.image_hashes import hash_images
 
-    hashes = hash_images(source, range(len(source)), threads=workers, stage="look for copies", on_progress=on_progress)
+    hashes = hash_images(
+        source,
+        range(len(source)),
+        threads=workers if isinstance(workers, int) else 1,
+        stage="look for copies",
+        on_progress=on_progress,
+    )
     first: dict[bytes, int] = {}
     equal = [(row, first.setdefault(hashes.content_of(row), row)) for row in range(len(source))]
     return groups_of(len(source), _pairs(equal, hashes.matches(hashes)))

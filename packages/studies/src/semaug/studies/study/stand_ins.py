@@ -13,13 +13,14 @@ import numpy as np
 from semaug.artifacts.decode import encode_png
 from semaug.artifacts.files import write_atomic
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
+from semaug.artifacts.shards import Workers
 from semaug.artifacts.sources import ScenesSource, open_source
 from semaug.studies.study.data import DataSet
 
 PACK_SHARD = 256
 
 
-def packed(found: DataSet, folder: Path, workers: int, on_progress: OnProgress = ignore_progress) -> DataSet:
+def packed(found: DataSet, folder: Path, workers: Workers, on_progress: OnProgress = ignore_progress) -> DataSet:
     """Both splits of generated images drawn once and packed; anything else as it is."""
     from semaug.artifacts.pack import pack_images
 

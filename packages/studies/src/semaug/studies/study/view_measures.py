@@ -1,7 +1,7 @@
 """What the views of a variant are like, before anything is trained: how alike a pair is, and how much views differ.
 
 All variants are looked at alike: the same images and draws, crops and flips without changes of colour, one size, and
-one frozen encoder from outside the study.
+frozen encoders from outside the study.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from semaug.artifacts.errors import SemaugError
 from semaug.artifacts.guidance_table import GuidanceTable
 from semaug.artifacts.sources import ImageSource, ScenesSource, open_source
 from semaug.studies.study.catalogue import WHOLE, settings_of
-from semaug.studies.study.outside_encoder import Encode, OutsideEncoder, outside_encoder
+from semaug.studies.study.outside_encoder import Encode, outside_encoders
 
 if TYPE_CHECKING:
     from semaug.pairs_dataset.sources import PairSource
@@ -29,6 +29,8 @@ PLAIN = "crop_flip"
 LIMIT, DRAWS = 500, 2
 TRUTH = "truth"
 """The artifact of annotated boxes, where it is given."""
+SECOND = "second"
+"""What the measures of the second encoder are called by."""
 OF_ONE_IMAGE = frozenset({"standard", "duplicated", "guided", "cross", "center", "random_box", "shuffled_box"})
 """Pairs whose views both show the image itself, so that its boxes fit them."""
 Floats = NDArray[np.float64]
@@ -46,28 +48,40 @@ class ViewMeasures:
     images: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """An encoder, and its features (n, d) of the whole images."""
+
+    encode: Encode
+    whole: NDArray[np.float32]
+
+
 def measure_views(
-    pairs: PairSource, encode: Encode, whole: NDArray[np.float32], items: Sequence[int], draws: int = DRAWS
-) -> ViewMeasures:
-    """Measure ``draws`` epochs of the views of some items; ``whole`` are features (n, d) of the images themselves."""
+    pairs: PairSource, sights: Sequence[Sight], items: Sequence[int], draws: int = DRAWS
+) -> list[ViewMeasures]:
+    """Measure ``draws`` epochs of the views of some items by each encoder; all see the same pixels."""
     from semaug.eval.geometry.dimension import evaluate_dimension
 
-    epoch, seen = pairs.epoch, []
+    epoch, found = pairs.epoch, []
+    seen: list[list[NDArray[np.float32]]] = [[] for _ in sights]
     for draw in range(draws):
         pairs.set_epoch(draw)
-        seen.append(_encoded(pairs, encode, items))
+        pixels = _pixels(pairs, items)
+        for features, sight in zip(seen, sights, strict=True):
+            features.append(sight.encode(pixels).reshape(len(items), 2, -1))
     pairs.set_epoch(epoch)
-    unit = _unit(np.concatenate(seen, axis=1), whole)  # (n, 2 * draws, d)
-    rows = {m.metric: m.value for m in evaluate_dimension(unit[:, 0])}
-    return ViewMeasures(pair_similarity(unit), view_diversity(unit), rows["mle"], len(items))
+    for features, sight in zip(seen, sights, strict=True):
+        unit = _unit(np.concatenate(features, axis=1), sight.whole)  # (n, 2 * draws, d)
+        rows = {m.metric: m.value for m in evaluate_dimension(unit[:, 0])}
+        found.append(ViewMeasures(pair_similarity(unit), view_diversity(unit), rows["mle"], len(items)))
+    return found
 
 
-def _encoded(pairs: PairSource, encode: Encode, items: Sequence[int]) -> NDArray[np.float32]:
-    """Features (n, 2, d) of both views of each item."""
+def _pixels(pairs: PairSource, items: Sequence[int]) -> NDArray[np.uint8]:
+    """Both views of each item, one after the other."""
     from semaug.pairs_dataset.sheets import view_pixels
 
-    pixels = np.stack([view_pixels(view, pairs) for item in items for view in pairs[item][:2]])
-    return encode(pixels).reshape(len(items), 2, -1)
+    return np.stack([view_pixels(view, pairs) for item in items for view in pairs[item][:2]])
 
 
 def _unit(features: NDArray[np.float32], whole: NDArray[np.float32]) -> Floats:
@@ -103,19 +117,20 @@ def measured_views(measuring: Measuring) -> Measured:
     """Views and retention of every variant; one that cannot be measured says why, and is tried again next time."""
     from semaug.studies.study.measurements import Measured
 
-    encoder, truth = outside_encoder(measuring.options.get("encoder")), objects_of(measuring)
-    whole = _whole_images(measuring.images, encoder, _limit(measuring))
+    encoders, truth = outside_encoders(measuring.options.get("encoder")), objects_of(measuring)
+    whole = _whole_images(measuring.images, encoders[0].size, _limit(measuring))
+    sights = [Sight(encoder.encode, encoder.encode(whole)) for encoder in encoders]
     rows: dict[str, Any] = {}
     complete = True
     for variant in _variants(measuring):
         try:
-            found = _of_variant(measuring, variant, encoder, whole, truth)
+            found = _of_variant(measuring, variant, encoders[0].size, sights, truth)
         except SemaugError as error:
             if error.exit_code != SemaugError.exit_code:  # asked to stop
                 raise
             found, complete = {"failed": {"value": None, "n": 0, "reason": " ".join(str(error).split())}}, False
         rows |= {f"views/{variant}/{name}": row for name, row in found.items()}
-    about = {"encoder": encoder.name, "objects": truth[0] if truth else ""}
+    about = {"encoder": encoders[0].name, SECOND: encoders[1].name, "objects": truth[0] if truth else ""}
     rows["views/about"] = {"value": None, "n": len(whole), **about}
     return Measured(rows, (), complete)
 
@@ -130,16 +145,15 @@ def _limit(measuring: Measuring) -> int:
 
 
 def _of_variant(
-    measuring: Measuring, variant: str, encoder: OutsideEncoder, whole: NDArray[np.float32],
-    truth: tuple[str, GuidanceTable] | None,
+    measuring: Measuring, variant: str, size: int, sights: Sequence[Sight], truth: tuple[str, GuidanceTable] | None,
 ) -> dict[str, Any]:  # fmt: skip
     from semaug.pairs_dataset import measure_retention
 
-    pairs, draws = plain_pairs(measuring, variant, encoder.size), int(measuring.options.get("draws", DRAWS))
+    pairs, draws = plain_pairs(measuring, variant, size), int(measuring.options.get("draws", DRAWS))
     items = _some(len(pairs.images), _limit(measuring))
-    found = asdict(measure_views(pairs, encoder.encode, whole, items, draws))
-    count = found.pop("images")
-    rows = {name: {"value": value, "n": count} for name, value in found.items()}
+    first, second = (asdict(found) for found in measure_views(pairs, sights, items, draws))
+    found = {**first, **{f"{SECOND}/{name}": value for name, value in second.items()}}
+    rows = {name: {"value": value, "n": len(items)} for name, value in found.items() if not name.endswith("images")}
     if truth is not None and measuring.study.preset.variants[variant].pairs in OF_ONE_IMAGE:
         kept = measure_retention(pairs, truth[1], draws=draws)
         rows |= {name: {"value": getattr(kept, name), "n": kept.images} for name in ("keeps", "filled", "same", "area")}
@@ -162,13 +176,12 @@ def _some(total: int, limit: int) -> list[int]:
     return sorted(order[:limit].tolist())
 
 
-def _whole_images(source: ImageSource, encoder: OutsideEncoder, limit: int) -> NDArray[np.float32]:
-    """Features of whole images, squeezed to a square: what all views are centred and scaled by."""
+def _whole_images(source: ImageSource, size: int, limit: int) -> NDArray[np.uint8]:
+    """Whole images, squeezed to a square: what all views are centred and scaled by."""
     import cv2
 
-    side = (encoder.size, encoder.size)
-    pixels = [cv2.resize(source.read(i), side, interpolation=cv2.INTER_AREA) for i in _some(len(source), limit)]
-    return encoder.encode(np.stack(pixels).astype(np.uint8))
+    images = (source.read(i) for i in _some(len(source), limit))
+    return np.stack([cv2.resize(i, (size, size), interpolation=cv2.INTER_AREA) for i in images]).astype(np.uint8)
 
 
 def objects_of(measuring: Measuring) -> tuple[str, GuidanceTable] | None:

@@ -43,17 +43,17 @@ def forged(out: Path, found: Mapping[str, list[float | None]]) -> Path:
 
 
 def test_a_row_says_the_gains_their_intervals_and_what_failed(tool: ModuleType, tmp_path: Path) -> None:
-    row = tool.outcome_row(forged(tmp_path, FOUND), {"sasi-table-12": 102.4})
+    row = tool.outcome_row(forged(tmp_path, FOUND), {"sasi-table-12": 15.6}, {"sasi-table-12": 102.4})
     # the differences are 5 and 6 points: mean 5.5, and 12.7062 (Student's t, one degree) times 0.5 to either side
     assert row == (
-        "| `sasi-table-12` | smoke | 5 | 102 | a +5.5 (-0.9 to +11.9), b -10.0 over `e`; 0 of 2 told from zero, "
+        "| `sasi-table-12` | 16 | 102 | 5 | a +5.5 (-0.9 to +11.9), b -10.0 over `e`; 0 of 2 told from zero, "
         "1 to 2 seeds; 1 failed: all b seed 1 |"
     )
 
 
 def test_one_seed_is_said_and_an_unknown_time_is_a_dash(tool: ModuleType, tmp_path: Path) -> None:
-    row = tool.outcome_row(forged(tmp_path, {"e": [0.5], "a": [0.5]}), {"another": 3.0})
-    assert row == "| `sasi-table-12` | smoke | 2 | - | a 0.0 over `e`; one seed |"
+    row = tool.outcome_row(forged(tmp_path, {"e": [0.5], "a": [0.5]}), {}, {"another": 3.0})
+    assert row == "| `sasi-table-12` | - | - | 2 | a 0.0 over `e`; one seed |"
 
 
 def test_the_last_time_of_a_study_counts(tool: ModuleType, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """What studies came to, as Markdown rows for docs/guide/studies-outcomes.md: read from the folders they ran in.
 
-    python tools/study_outcomes.py runs/sdi-table-3 runs/sdi-table-7 --seconds seconds.txt
+    python tools/study_outcomes.py runs/sdi-table-3 runs/sdi-table-7 --tiny tiny.txt --seconds seconds.txt
 
-One row a study: its runs, its seconds (lines ``NAME SECONDS`` of a file, a dash without), the gain of each variant
-over its best control with the 95% interval, or over many settings the range of the gains, their mean, and how many
-are told from zero. Where nothing is compared, the numbers that stand beside the paper's. What failed comes last.
+One row a study: its seconds at tiny and in this run (lines ``NAME SECONDS`` of files, a dash without), its runs, and the
+gain of each variant over its best control with the 95% interval, or over many settings the range of the gains, their
+mean, and how many are told from zero. Where nothing is compared, the numbers that stand beside the paper's, or else all
+that was measured. What failed comes last.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from pathlib import Path
 
 from semaug.studies.study.results import Gain, Line, Results, read_results
 
-MOST_GAINS, MOST_NUMBERS = 8, 8
+MOST_GAINS, MOST_GAINS_OF_SETTINGS, MOST_NUMBERS = 8, 4, 8
 
 
-def outcome_row(out: Path, seconds: Mapping[str, float]) -> str:
-    """One study's row: name, scale, finished runs, seconds and what came out."""
+def outcome_row(out: Path, tiny: Mapping[str, float], seconds: Mapping[str, float]) -> str:
+    """One study's row: name, seconds at tiny and of this run, finished runs, and what came out."""
     results, _ = read_results(out)
     name = results.study.preset.name
     runs = sum(run.rows is not None for run in results.runs)
-    took = f"{seconds[name]:.0f}" if name in seconds else "-"
-    return f"| `{name}` | {results.study.scale_name} | {runs} | {took} | {'; '.join(parts(results))} |"
+    took = " | ".join(f"{known[name]:.0f}" if name in known else "-" for known in (tiny, seconds))
+    return f"| `{name}` | {took} | {runs} | {'; '.join(parts(results))} |"
 
 
 def parts(results: Results) -> Iterator[str]:
@@ -33,6 +34,8 @@ def parts(results: Results) -> Iterator[str]:
         yield from told_gains(results.gains)
     elif results.lines:
         yield told_numbers(results.lines)
+    elif results.measured:
+        yield ", ".join(f"{name} {row['value']:.3g}" for name, row in results.measured.items())
     if results.failed:
         yield f"{len(results.failed)} failed: " + ", ".join(line.split(":")[0] for line in results.failed)
 
@@ -40,7 +43,7 @@ def parts(results: Results) -> Iterator[str]:
 def told_gains(gains: Sequence[Gain]) -> Iterator[str]:
     """Every gain while they are few, else each variant's range over the settings; then how many leave zero out."""
     settings = list(dict.fromkeys(gain.setting for gain in gains))
-    if len(gains) <= MOST_GAINS:
+    if len(gains) <= (MOST_GAINS_OF_SETTINGS if len(settings) > 1 else MOST_GAINS):
         yield told_few(gains, len(settings) > 1)
     else:
         by_variant = {gain.variant: [g for g in gains if g.variant == gain.variant] for gain in gains}
@@ -104,11 +107,12 @@ def main() -> None:
     """Print one row a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="folders that `semaug study run` wrote")
-    parser.add_argument("--seconds", type=Path, help="lines NAME SECONDS: the processor time of each study")
+    parser.add_argument("--tiny", type=Path, help="lines NAME SECONDS: the processor time of each study at tiny")
+    parser.add_argument("--seconds", type=Path, help="the same for these folders")
     options = parser.parse_args()
-    seconds = read_seconds(options.seconds)
+    tiny, seconds = read_seconds(options.tiny), read_seconds(options.seconds)
     for folder in options.folders:
-        print(outcome_row(folder, seconds))
+        print(outcome_row(folder, tiny, seconds))
 
 
 if __name__ == "__main__":

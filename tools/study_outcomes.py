@@ -2,7 +2,7 @@
 
     python tools/study_outcomes.py runs/sdi-table-3 runs/sdi-table-7 --tiny tiny.txt --seconds seconds.txt
 
-One row a study: its seconds at tiny and in this run (lines ``NAME SECONDS`` of files, a dash without), its runs, and the
+One row a study: its seconds at tiny and in this run (lines ``NAME SECONDS`` of files, or a dash), its runs, and the
 gain of each variant over its best control with the 95% interval, or over many settings the range of the gains, their
 mean, and how many are told from zero. Where nothing is compared, the numbers that stand beside the paper's, or else all
 that was measured. What failed comes last.

@@ -81,16 +81,16 @@ _LANGUAGE = (
 VERBS: dict[str, Verb] = {
     "data pack": Verb(
         ("data", "pack", "IMAGES", "--format", "raw", "--size", "48", "--shard-size", "1", "--out", "OUT/p.zarr"),
-        ("p.zarr",), ARTIFACTS, workers=0.25,
+        ("p.zarr",), ARTIFACTS, workers=0.1,
     ),
     "guide extract": Verb(
         ("guide", "extract", "IMAGES", "--shard-size", "2", "--out", "OUT/g.zarr"),
-        ("g.zarr",), (*ARTIFACTS, "semaug.oracles.extract", "semaug.cli.commands.guide"), workers=0.25,
+        ("g.zarr",), (*ARTIFACTS, "semaug.oracles.extract", "semaug.cli.commands.guide"), workers=0.1,
     ),
     "views materialize": Verb(
         ("views", "materialize", "IMAGES", "--guidance", "GUIDANCE", "--shard-size", "2", "--out", "OUT/crops"),
         ("crops",), (*ARTIFACTS, "semaug.pairs_dataset.materialize", "semaug.cli.commands.views"),
-        ("IMAGES", "GUIDANCE"), workers=0.25,
+        ("IMAGES", "GUIDANCE"), workers=0.1,
     ),
     "synth run": Verb(_SYNTH, _SYNTH_MADE, (*ARTIFACTS, *_LANGUAGE), ("IMAGES", "MODELS"), workers=0.06, often=1),
     "diffaug augment": Verb(

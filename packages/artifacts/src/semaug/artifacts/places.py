@@ -184,7 +184,7 @@ def filesystem(protocol: str) -> Any:
         raise MissingDependency(f"{protocol}:// needs a package that is not installed ({error}); {remedy}") from error
     except ValueError as error:
         raise InvalidOption(
-            f"{protocol}:// is no store that fsspec knows; give a folder, or s3://BUCKET/..."
+            f"{protocol}:// is no store that fsspec knows; give a folder, or s3://BUCKET/NAME"
         ) from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from semaug.artifacts.errors import ArtifactError
+from semaug.artifacts.errors import ArtifactError, SemaugError
 from semaug.artifacts.outside import parse_json, reading
 from semaug.artifacts.places import AnyPath, as_path
 from semaug.artifacts.ragged import OFFSETS, unpack_strings
@@ -38,6 +38,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     file = path / "zarr.json"
     try:
         raw = dict(parse_json(file.read_bytes())["attributes"]["semaug"])
+    except SemaugError:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{path} is not a semaug artifact (no zarr.json); check the path") from error
     except (ValueError, KeyError, TypeError) as error:

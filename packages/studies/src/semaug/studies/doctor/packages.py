@@ -30,6 +30,7 @@ EXTRAS: dict[str, tuple[str, str, str]] = {
     "cells": ("semaug", "semaug-artifacts", "AnnData tables, scanpy"),
     "projections": ("semaug", "semaug-diffaug-core", "UMAP, PaCMAP and PHATE beside DiffAug"),
     "ray": ("semaug", "semaug-artifacts", "Ray actors, on one machine or many"),
+    "s3": ("semaug", "semaug-artifacts", "artifacts in S3 and stores of its kind"),
     "tda": ("semaug", "semaug-eval", "Betti curves of dimension 1"),
     "parquet": ("semaug", "semaug-eval", "Parquet lists and features"),
     "timm": ("semaug-ssl-methods", "semaug-ssl-methods", "backbones timm/NAME"),

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import click
 
 from semaug.artifacts.errors import SemaugError
 from semaug.artifacts.network import forbid_network
+from semaug.artifacts.outside import parse_toml
 from semaug.artifacts.progress import OnProgress, Progress, ignore_progress
 
 if TYPE_CHECKING:
@@ -160,8 +160,8 @@ def load_config(ctx: click.Context, param: click.Parameter, value: str | None) -
     if not value:
         return
     try:
-        table = tomllib.loads(Path(value).read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = parse_toml(Path(value).read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise click.ClickException(f"{value} is not TOML: {error}") from error
     root = ctx.find_root()
     _check_keys(value, table, root.command, root, "")

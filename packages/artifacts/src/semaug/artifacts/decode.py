@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,10 +15,27 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.Image import open as open_image  # bound early, since ultralytics patches Image.open
 
-from semaug.artifacts.errors import UnreadableImage
+from semaug.artifacts.errors import InvalidOption, UnreadableImage
 
-MAX_PIXELS = 89_478_485
-"""Images with more pixels are refused as decompression bombs (Pillow's own warning limit: 256 MiB of RGB)."""
+LIMIT_VARIABLE = "SEMAUG_MAX_PIXELS"
+
+
+def _most_pixels() -> int:
+    """Pillow's own warning limit, 256 MiB of RGB, or what the environment says."""
+    text = os.environ.get(LIMIT_VARIABLE) or "89478485"
+    if not text.isdecimal() or not 0 < int(text) < 1 << 40:
+        raise InvalidOption(f"{LIMIT_VARIABLE} is {text[:40]!r}; give the number of pixels an image may have")
+    return int(text)
+
+
+MAX_PIXELS = _most_pixels()
+"""Images, masks and maps with more pixels are refused as decompression bombs; ``SEMAUG_MAX_PIXELS`` sets another
+limit."""
+Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MAX_PIXELS)
+FREE_PIXELS = 1 << 24
+PIXELS_PER_BYTE = 2000
+"""Images of more than ``FREE_PIXELS`` are refused where their files have less than a byte for so many pixels: a scan of
+a printed page has one for some hundred, a bomb one for a million."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")
 """What is decoded; formats that run other programs (EPS, PDF) are not. Pillow knows a format once its plug-in is
 imported."""
@@ -27,6 +45,8 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"}
 )
 _ORIENTATION = 0x0112
+_BAND = 1 << 20
+"""Pixels that are converted at once."""
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
@@ -117,6 +137,11 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
                 raise UnreadableImage(
                     f"{width} x {height} is more than the {MAX_PIXELS:,} pixels allowed (decompression bomb)"
                 )
+            if width * height > max(FREE_PIXELS, PIXELS_PER_BYTE * len(data)):
+                raise UnreadableImage(
+                    f"{width} x {height} pixels in {len(data):,} bytes, over {PIXELS_PER_BYTE:,} a byte "
+                    "(decompression bomb)"
+                )
             yield image
 
 
@@ -145,26 +170,37 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
         return _from_wide_grey(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return _on_black(image.convert("RGBA"))
+        return _on_black(image)
     return np.array(image.convert("RGB"))
 
 
 def _on_black(image: Image.Image) -> NDArray[np.uint8]:
-    canvas = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    return np.array(Image.alpha_composite(canvas, image).convert("RGB"))
+    out = np.empty((image.height, image.width, 3), np.uint8)
+    for top, bottom in _bands(image.width, image.height):
+        band = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        canvas = Image.new("RGBA", band.size, (0, 0, 0, 255))
+        out[top:bottom] = np.asarray(Image.alpha_composite(canvas, band).convert("RGB"))
+    return out
+
+
+def _bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """First and last row of parts of an image that are worked on one at a time, so that memory stays near its size."""
+    rows = max(1, _BAND // max(1, width))
+    return ((top, min(height, top + rows)) for top in range(0, height, rows))
 
 
 def _from_wide_grey(values: NDArray) -> NDArray[np.uint8]:
     """Integers are 16-bit: 65535 is white. Floats are 0-1 where they fit, else 0-255."""
-    wide = values.astype(np.float64)
-    if not np.isfinite(wide).all():
+    low, high = (float(v) for v in (values.min(initial=0), values.max(initial=0)))
+    if not np.isfinite((low, high)).all():
         raise UnreadableImage("holds NaN or infinite pixels")
-    if values.dtype.kind == "f":
-        scaled = wide * 255 if wide.max(initial=0) <= 1 and wide.min(initial=0) >= 0 else wide
-    else:
-        scaled = wide / 257
-    grey = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    divisor = 1.0 if values.dtype.kind == "f" else 257.0
+    factor = 255.0 if values.dtype.kind == "f" and low >= 0 and high <= 1 else 1.0
+    out = np.empty((*values.shape, 3), np.uint8)
+    for top, bottom in _bands(values.shape[1], values.shape[0]):
+        wide = values[top:bottom].astype(np.float64)
+        out[top:bottom] = np.clip(np.rint(wide * factor / divisor), 0, 255).astype(np.uint8)[:, :, None]
+    return out
 
 
 _silence = threading.Lock()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LONGEST = 2000
+"""Characters of an error's text."""
+
 
 class SemaugError(Exception):
     """Base of every error semaug raises on purpose; the command line prints it without a traceback.
@@ -10,6 +13,10 @@ class SemaugError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()  # what a file holds is told, but not all of it
+        return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 class InvalidOption(SemaugError, ValueError):

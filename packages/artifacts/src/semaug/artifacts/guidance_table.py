@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.errors import ArtifactError
+from semaug.artifacts.outside import reading
 from semaug.artifacts.ragged import pack_arrays, pack_bytes, pack_strings, unpack_bytes, unpack_strings
 from semaug.artifacts.reader import Artifact, ShardColumns
 from semaug.artifacts.schemas import SCALES, Guidance, Manifest, Rle
@@ -61,9 +62,10 @@ class GuidanceTable:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> GuidanceTable:
-        """Read a whole guidance artifact into memory."""
+        """Read a whole guidance artifact into memory; raises ``ArtifactError``."""
         artifact = Artifact.open(path, "guidance")
-        rows = {g.key: g for m in artifact.markers for g in guidance_rows(artifact.shard(m.shard))}
+        with reading(path):
+            rows = {g.key: g for m in artifact.markers for g in guidance_rows(artifact.shard(m.shard))}
         return cls(rows, artifact.digest, artifact.manifest.inputs.get("source", ""), artifact.manifest)
 
     @classmethod

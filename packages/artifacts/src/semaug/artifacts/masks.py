@@ -6,6 +6,8 @@ silenced warning is not safe among threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -22,6 +24,19 @@ def encode_mask(mask: NDArray[np.bool_]) -> Rle:
     """Code a bool mask of shape (height, width)."""
     coded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return Rle((int(mask.shape[0]), int(mask.shape[1])), coded["counts"])
+
+
+def encode_runs(runs: Sequence[int], size: tuple[int, int]) -> Rle:
+    """The code of COCO's uncompressed run lengths in a mask of ``size`` (height, width).
+
+    Raises ``ValueError`` unless they are whole numbers that add up to it.
+    """
+    height, width = size
+    whole = all(isinstance(run, int) and run >= 0 for run in runs)
+    if not whole or height * width > MAX_PIXELS or sum(runs) != height * width:
+        raise ValueError(f"the runs of a mask are no whole numbers that add up to {height} x {width}")
+    values = np.arange(len(runs)) % 2 == 1
+    return encode_mask(np.repeat(values, runs).reshape(width, height).T)
 
 
 def decode_mask(rle: Rle) -> NDArray[np.bool_]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
 import tomllib
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from semaug.artifacts.errors import ArtifactError, SemaugError
 
 DEEPEST_XML = 100
 """Elements of XML that may lie in each other."""
-_DAMAGE = (
+DAMAGE = (
     ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, AssertionError,
+    struct.error, zlib.error,
 )  # fmt: skip
+"""What damaged columns and records make of a reader."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -87,6 +91,18 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
     return Path(path).read_bytes()
 
 
+def refuse_expanded(state: Any) -> None:
+    """Refuse tensors that claim more values than are stored for them: one number can be a tensor of any size.
+
+    ``state`` is what a file of weights holds. Raises ``ValueError``.
+    """
+    if isinstance(state, Mapping):
+        for name, value in state.items():
+            if hasattr(value, "untyped_storage") and value.nbytes > value.untyped_storage().nbytes():
+                raise ValueError(f"{str(name)[:80]} claims the shape {tuple(value.shape)} and holds less")
+            refuse_expanded(value)
+
+
 @contextmanager
 def reading(path: str | os.PathLike[str], remedy: str = "make it again with --overwrite") -> Iterator[None]:
     """Turn what damaged columns and records make of a reader into an ``ArtifactError`` that names the artifact."""
@@ -94,6 +110,13 @@ def reading(path: str | os.PathLike[str], remedy: str = "make it again with --ov
         yield
     except SemaugError:
         raise
-    except _DAMAGE as error:
-        text = " ".join(str(error).split())[:160]
-        raise ArtifactError(f"{path} is damaged ({type(error).__name__}: {text}); {remedy}") from error
+    except DAMAGE as error:
+        raise damaged(path, error, remedy) from error
+
+
+def damaged(
+    path: str | os.PathLike[str], error: BaseException, remedy: str = "make it again with --overwrite"
+) -> ArtifactError:
+    """The error for an artifact, or another file of ours, that made a reader fail with one of ``DAMAGE``."""
+    text = " ".join(str(error).split())[:160]
+    return ArtifactError(f"{path} is damaged ({type(error).__name__}: {text}); {remedy}")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from semaug.artifacts.decode import encode_jpeg
 from semaug.artifacts.errors import ArtifactError
+from semaug.artifacts.outside import reading
 from semaug.artifacts.ragged import pack_arrays, pack_bytes, pack_strings, unpack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Manifest, Slot, SyntheticRow
@@ -74,7 +75,8 @@ class SyntheticTable:
     def open(cls, path: str | os.PathLike[str]) -> SyntheticTable:
         """Read all but the pixels of a synthetic artifact into memory; raises ``ArtifactError``."""
         artifact = Artifact.open(path, "synthetic")
-        rows = tuple(row for m in artifact.markers for row in _rows(artifact.shard(m.shard)))
+        with reading(path):
+            rows = tuple(row for m in artifact.markers for row in _rows(artifact.shard(m.shard)))
         source = artifact.manifest.inputs.get("source", "")
         return cls(rows, artifact.digest, source, artifact.manifest, GeneratedSource(artifact))
 
@@ -118,7 +120,8 @@ class SimilarityTable:
     def open(cls, path: str | os.PathLike[str]) -> SimilarityTable:
         """Read a similarity artifact; raises ``ArtifactError``."""
         artifact = Artifact.open(path, "similarity")
-        cosines = dict(zip(artifact.keys, artifact.column("cosine").tolist(), strict=True))
+        with reading(path):
+            cosines = dict(zip(artifact.keys, artifact.column("cosine").tolist(), strict=True))
         return cls(cosines, artifact.digest, artifact.manifest.inputs.get("synthetic", ""))
 
     def keeps(self, key: str, least: float) -> bool:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
 
 from semaug.artifacts.errors import ArtifactError, InvalidOption, MissingWeights
 from semaug.artifacts.files import hash_file, write_atomic
 from semaug.artifacts.store import package_versions
 from semaug.diffaug_core.diffusion import NoiseSchedule
 from semaug.diffaug_core.generators import Generator, build_generator
-from semaug.ssl_methods.cards import checked_weights
+from semaug.ssl_methods.cards import build_fitting, checked_weights, require_plausible
 
 GENERATOR_WEIGHTS = "generator.safetensors"
 GENERATOR_CARD = "generator.json"
@@ -107,9 +107,9 @@ def load_generator(folder: str | Path) -> tuple[Generator, GeneratorCard]:
     when the card is damaged or they do not fit it.
     """
     card, path = load_generator_card(folder), Path(folder) / GENERATOR_WEIGHTS
-    generator = build_generator(card.kind, card.shape, card.condition_features, schedule=card.schedule, **card.options)
-    _fill(generator, checked_weights(path, card.weights_digest), path)
-    return generator.eval(), card
+    weights, schedule = checked_weights(path, card.weights_digest), card.schedule
+    build = partial(build_generator, card.kind, card.shape, card.condition_features, schedule=schedule, **card.options)
+    return build_fitting(build, weights, path, card.kind).eval(), card
 
 
 def load_generator_card(folder: str | Path) -> GeneratorCard:
@@ -120,14 +120,9 @@ def load_generator_card(folder: str | Path) -> GeneratorCard:
             f"{folder} holds no {GENERATOR_CARD}; give the folder of a finished `semaug diffaug train`"
         )
     try:
-        return GeneratorCard.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ArtifactError(f"{path} is damaged: {error.errors()[0]['msg']}; restore it or train again") from error
-
-
-def _fill(generator: Generator, weights: Mapping[str, Tensor], path: Path) -> None:
-    try:
-        generator.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"{path} does not fit its card: {reason}; copy both files from the same run") from error
+        card = GeneratorCard.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise ArtifactError(f"{path} is damaged: {reason}; restore it or train again") from error
+    require_plausible(card.model_dump(), path)
+    return card

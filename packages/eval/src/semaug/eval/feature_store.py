@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from semaug.artifacts.errors import ArtifactError, ArtifactMismatch, MissingDependency
 from semaug.artifacts.files import require_space, write_atomic, writing
 from semaug.artifacts.joined import join_column, release_rows
+from semaug.artifacts.outside import reading
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_strings
 from semaug.artifacts.reader import Artifact
@@ -202,11 +203,21 @@ def open_features(path: str | os.PathLike[str], encoder: str | None = None) -> F
     labels = artifact.column("label").astype(np.int64)
     if not len(labels):
         raise ArtifactError(f"{path} holds no row: none of its images could be read; check the images")
-    projections = join_column(artifact, "projection") if config.projection_dim is not None else None
-    return Features(
-        join_column(artifact, "feature"), projections, labels, tuple(artifact.keys), config.class_names,
-        artifact.skipped, notes_of(artifact),
-    )  # fmt: skip
+    with reading(path, "embed again"):
+        projections = None
+        if config.projection_dim is not None:
+            projections = _matrix(artifact, "projection", config.projection_dim)
+        return Features(
+            _matrix(artifact, "feature", config.feature_dim), projections, labels, tuple(artifact.keys),
+            config.class_names, artifact.skipped, notes_of(artifact),
+        )  # fmt: skip
+
+
+def _matrix(artifact: Artifact, name: str, width: int) -> NDArray[np.float32]:
+    found, rows = join_column(artifact, name), sum(m.items for m in artifact.markers)
+    if found.dtype != np.float32 or found.shape != (rows, width):
+        raise ValueError(f"{name} is {found.dtype} {found.shape}, not float32 {(rows, width)}")
+    return found
 
 
 def notes_of(artifact: Artifact) -> tuple[str, ...]:

@@ -6,33 +6,36 @@ Class names and numbers are not kept.
 
 from __future__ import annotations
 
-import json
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semaug.artifacts.masks import decode_mask
+from semaug.artifacts.decode import MAX_PIXELS
+from semaug.artifacts.masks import decode_mask, encode_runs, mask_area
+from semaug.artifacts.outside import parse_json, parse_xml, read_regular
 from semaug.artifacts.schemas import Rle
 from semaug.oracles.errors import AnnotationError
 from semaug.oracles.protocols import NO_BOXES, Boxes, Image, Mask
 from semaug.oracles.selection import box_areas
 
+_FARTHEST = 1e7
+"""Pixels: no image is as wide, and no box lies as far out."""
 Polygon = NDArray[np.float64]
 """float64, shape (n, 2): x, y."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One object: its box (x1, y1, x2, y2), and its outline as polygons or as a COCO run-length object."""
+    """One object: its box (x1, y1, x2, y2), and its outline as polygons or as a run-length code."""
 
     box: tuple[float, float, float, float]
     polygons: tuple[Polygon, ...] = ()
-    run_lengths: Mapping[str, Any] | None = None
+    run_lengths: Rle | None = None
 
     @property
     def has_mask(self) -> bool:
@@ -175,17 +178,13 @@ def draw_mask(found: Annotated, shape: Shape, height: int, width: int) -> Mask:
     from pycocotools import mask as coco
 
     if shape.run_lengths is not None:
-        mask = _decoded(shape.run_lengths)
+        mask = decode_mask(shape.run_lengths)
         if mask.shape == (height, width):
             return mask
         return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
     factors = _factors(found, height, width)
     outlines = [(p * factors).ravel().tolist() for p in shape.polygons]
-    return _decoded(coco.merge(coco.frPyObjects(outlines, height, width)))
-
-
-def _decoded(code: Mapping[str, Any]) -> Mask:
-    return decode_mask(Rle((int(code["size"][0]), int(code["size"][1])), code["counts"]))
+    return decode_mask(Rle((height, width), coco.merge(coco.frPyObjects(outlines, height, width))["counts"]))
 
 
 def _factors(found: Annotated, height: int, width: int) -> NDArray[np.float64]:
@@ -217,40 +216,60 @@ def _reader(read: Callable[[Path], Annotated], file: Path) -> Callable[[], Annot
 
 def _read_coco(path: Path) -> dict[str, Callable[[], Annotated]]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
         images = {image["id"]: image for image in content["images"]}
         shapes: dict[Any, list[Shape]] = {name: [] for name in images}
         for row in content["annotations"]:
             if not row.get("iscrowd"):
                 shapes[row["image_id"]].append(_coco_shape(row, images[row["image_id"]]))
         return {_stem(str(image["file_name"])): _coco_reader(path, image, shapes[k]) for k, image in images.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise AnnotationError(f"{path} is not COCO JSON with images and annotations: {reason}") from error
+        raise AnnotationError(f"{path} is not COCO JSON with images and annotations: {reason[:200]}") from error
 
 
 def _coco_reader(path: Path, image: Mapping[str, Any], shapes: Sequence[Shape]) -> Callable[[], Annotated]:
-    size = (int(image["height"]), int(image["width"]))
-    if min(size) < 1:
-        raise ValueError(f"image {image['file_name']!r} has size {size}")
+    size = _size_of(image)
     marks = image.get("semaug", {})
-    found = Annotated(f"{path}: {image['file_name']}", size, tuple(shapes), marks.get("scale"))
+    found = Annotated(f"{path}: {str(image['file_name'])[:200]}", size, tuple(shapes), marks.get("scale"))
     return lambda: found
 
 
-def _coco_shape(row: Mapping[str, Any], image: Mapping[str, Any]) -> Shape:
-    from pycocotools import mask as coco
+def _size_of(image: Mapping[str, Any]) -> tuple[int, int]:
+    size = (int(image["height"]), int(image["width"]))
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"image {str(image['file_name'])[:200]!r} has size {size}")
+    return size
 
+
+def _coco_shape(row: Mapping[str, Any], image: Mapping[str, Any]) -> Shape:
     x, y, width, height = map(float, row["bbox"])
-    box = (x, y, x + width, y + height)
+    box = _finite_box((x, y, x + width, y + height))
     outline = row.get("segmentation") or []
     if not isinstance(outline, dict):
         polygons = (np.array(p, np.float64).reshape(-1, 2) for p in outline)
-        return Shape(box, tuple(p for p in polygons if len(p) >= 3))
+        return Shape(box, tuple(_near(p, _size_of(image)) for p in polygons if len(p) >= 3))
     counts = outline["counts"]
     if isinstance(counts, list):
-        return Shape(box, (), coco.frPyObjects(outline, int(image["height"]), int(image["width"])))
-    return Shape(box, (), {"size": outline["size"], "counts": counts.encode()})
+        return Shape(box, (), encode_runs(counts, _size_of(image)))
+    rle = Rle((int(outline["size"][0]), int(outline["size"][1])), counts.encode("ascii"))
+    mask_area(rle)  # refuses what is no code of its size
+    return Shape(box, (), rle)
+
+
+def _finite_box(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    if not np.isfinite(box).all() or max(map(abs, box)) > _FARTHEST:
+        raise ValueError(f"a box has the corners {box}")
+    return box
+
+
+def _near(polygon: Polygon, size: tuple[float, float]) -> Polygon:
+    """The polygon, which lies about its image of ``size`` (height, width): filling one takes memory as its outline is
+    long."""
+    reach = 1 + 2 * max(size)
+    if not np.isfinite(polygon).all() or np.abs(polygon).max(initial=0) > reach:
+        raise ValueError(f"a polygon reaches beyond {reach:g}, over twice the side of its image")
+    return polygon
 
 
 def _read_yolo(path: Path) -> Annotated:
@@ -283,31 +302,38 @@ def _yolo_shape(values: NDArray[np.float64]) -> Shape:
 
 def _read_voc(path: Path) -> Annotated:
     try:
-        root = ElementTree.fromstring(_text(path))
+        root = parse_xml(_data(path))
         size = (_number(root, "size/height"), _number(root, "size/width"))
-        shapes = tuple(Shape(_voc_box(node)) for node in root.iter("bndbox"))
-    except (ElementTree.ParseError, ValueError) as error:
-        raise AnnotationError(f"{path} is not VOC XML with size and bndbox: {error}") from error
-    if min(size) < 1:
+        shapes = tuple(Shape(_finite_box(_voc_box(node))) for node in root.iter("bndbox"))
+    except ValueError as error:
+        raise AnnotationError(f"{path} is not VOC XML with size and bndbox: {str(error)[:200]}") from error
+    if not 1 <= min(size) <= max(size) < _FARTHEST:
         raise AnnotationError(f"{path} says the image is {size[0]:g}x{size[1]:g} (h x w); mend the file")
     return Annotated(str(path), (round(size[0]), round(size[1])), shapes)
 
 
-def _voc_box(node: ElementTree.Element) -> tuple[float, float, float, float]:
+def _voc_box(node: Element) -> tuple[float, float, float, float]:
     """VOC counts pixels from 1 and includes the last one."""
     x1, y1, x2, y2 = (_number(node, name) for name in ("xmin", "ymin", "xmax", "ymax"))
     return x1 - 1, y1 - 1, x2, y2
 
 
-def _number(node: ElementTree.Element, name: str) -> float:
+def _number(node: Element, name: str) -> float:
     text = node.findtext(name)
     if text is None:
         raise ValueError(f"no {name}")
     return float(text)
 
 
+def _data(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error}") from error
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        return _data(path).decode()
+    except UnicodeDecodeError as error:
         raise AnnotationError(f"{path} cannot be read: {error}") from error

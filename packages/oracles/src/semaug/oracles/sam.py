@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from semaug.artifacts.errors import InvalidOption, MissingDependency, MissingWeights
+from semaug.artifacts.outside import DAMAGE, refuse_expanded
 from semaug.oracles.protocols import Boxes, Image, Mask
 
 WHERE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
@@ -159,6 +160,7 @@ def _read_weights(path: Path) -> Mapping[str, Any]:
         import torch
 
         found = torch.load(path, map_location="cpu", weights_only=True)
+        refuse_expanded(found)
         return found if isinstance(found, Mapping) else {}
     except Exception as error:  # damaged files show as errors of many types
         reason = " ".join(str(error).split())[:120]
@@ -195,7 +197,7 @@ def build_sam(weights: Mapping[str, Any], origin: Path) -> Any:
     try:
         model = _assemble(sam_shape(weights))
         model.load_state_dict(weights)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (RuntimeError, *DAMAGE) as error:
         reason = " ".join(str(error).split())[:120]
         raise InvalidOption(f"{origin} does not hold the weights of a segment-anything model: {reason}") from error
     return model

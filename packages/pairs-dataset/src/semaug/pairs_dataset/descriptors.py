@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from semaug.artifacts.errors import ArtifactError, UnreadableImage
 from semaug.artifacts.guidance_table import GuidanceTable
+from semaug.artifacts.outside import reading
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_strings
 from semaug.artifacts.reader import Artifact
@@ -228,16 +229,17 @@ class Descriptors:
                 "delete it and propose again"
             )
         names = ["object", "context", "light", "side", "share", "hash", "found"]
-        if manifest.config["encoder"] is not None:
+        if manifest.config.get("encoder") is not None:
             names += ["object_features", "context_features"]
         filled = [m.shard for m in artifact.markers if m.items]
         shards = [artifact.shard(s) for s in filled] or [artifact.shard(m.shard) for m in artifact.markers[:1]]
-        columns: dict[str, Any] = {name: np.concatenate([s[name] for s in shards]) for name in names}
-        return cls(
-            tuple(artifact.keys), **columns, encoder=str(manifest.info.get("encoder", STATISTICS)),
-            digest=artifact.digest, source=manifest.inputs.get("source", ""), guided="guidance" in manifest.inputs,
-            skipped=artifact.skipped,
-        )  # fmt: skip
+        with reading(path):
+            columns: dict[str, Any] = {name: np.concatenate([s[name] for s in shards]) for name in names}
+            return cls(
+                tuple(artifact.keys), **columns, encoder=str(manifest.info.get("encoder", STATISTICS)),
+                digest=artifact.digest, source=manifest.inputs.get("source", ""), guided="guidance" in manifest.inputs,
+                skipped=artifact.skipped,
+            )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.keys)

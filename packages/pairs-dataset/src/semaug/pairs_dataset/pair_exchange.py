@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.files import write_atomic
+from semaug.artifacts.outside import parse_json
 from semaug.artifacts.schemas import PairRecord, SemanticPair
 from semaug.pairs_dataset.pair_table import score_names
 
@@ -66,7 +66,7 @@ def _read_jsonl(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
         if not content.strip():
             continue
         try:
-            plain = json.loads(content)
+            plain = parse_json(content)
         except ValueError as error:
             raise InvalidOption(f"{path}, line {line} is not JSON: {error}; write one object a line") from error
         if not isinstance(plain, dict):

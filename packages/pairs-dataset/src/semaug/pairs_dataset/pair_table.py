@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from semaug.artifacts.draws import generator
 from semaug.artifacts.errors import ArtifactError, InvalidOption
+from semaug.artifacts.outside import reading
 from semaug.artifacts.ragged import pack_strings, unpack_strings
 from semaug.artifacts.reader import Artifact, ShardColumns, hash_columns
 from semaug.artifacts.schemas import FORMS, TAGS, VERDICTS, Manifest, PairForm, SemanticPair
@@ -91,7 +92,8 @@ class PairTable:
         config = artifact.manifest.config
         if config.get("form") not in FORMS or not isinstance(config.get("scores"), list):
             raise ArtifactError(f"the manifest of {path} names no form and scores of pairs; build it again")
-        rows = [r for m in artifact.markers for r in pair_rows(artifact.shard(m.shard), config["scores"])]
+        with reading(path):
+            rows = [r for m in artifact.markers for r in pair_rows(artifact.shard(m.shard), config["scores"])]
         inputs = artifact.manifest.inputs
         return cls(tuple(rows), config["form"], artifact.digest, inputs.get("source", ""), artifact.manifest)
 

@@ -16,12 +16,13 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from semaug.artifacts.errors import InvalidOption, SemaugError
 from semaug.artifacts.files import writing
 from semaug.artifacts.network import require_reachable
+from semaug.artifacts.outside import parse_json
 
 if TYPE_CHECKING:
     import httpx
@@ -192,7 +193,7 @@ class ChatEndpoint:
     def _once(self, body: str) -> ChatAnswer:
         import httpx
 
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         key = self._key()
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -213,8 +214,11 @@ class ChatEndpoint:
 
     def _read(self, response: httpx.Response) -> str:
         """The whole answer; ``timeout_s`` holds for all of it, since a server may send a byte at a time."""
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):  # a few compressed bytes can be any number of plain ones
+            raise _Again(f"an answer compressed by {encoding[:20]!r}, which was not asked for")
         end, parts, size = time.monotonic() + self._patience.timeout_s, [], 0
-        for part in response.iter_bytes():
+        for part in response.iter_raw():
             parts.append(part)
             size += len(part)
             if size > self._patience.largest_answer:
@@ -293,8 +297,8 @@ def _journalled(path: Path) -> list[tuple[str, ChatAnswer]]:
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entry = json.loads(line)
-            found.append((str(entry["request"]), ChatAnswer(str(entry["text"]), bool(entry["ended"]))))
+            entry = parse_json(line)
+            found.append((str(entry["request"]), ChatAnswer(_plain(str(entry["text"])), bool(entry["ended"]))))
         except (ValueError, KeyError, TypeError):
             continue
     return found
@@ -342,14 +346,14 @@ def _retry_after(value: str | None) -> float | None:
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, LookupError, OverflowError):
         return None
 
 
 def _parsed(content: str, key: str | None) -> ChatAnswer:
     """The answer in a response of status 200."""
     try:
-        answer = json.loads(content)
+        answer = parse_json(content)
     except ValueError as error:
         raise _Again(f"an answer that is no JSON: {_excerpt(content, key)}") from error
     choices = answer.get("choices") if isinstance(answer, dict) else None
@@ -360,7 +364,12 @@ def _parsed(content: str, key: str | None) -> ChatAnswer:
     text = message.get("content") if isinstance(message, dict) else None
     if (text is not None and not isinstance(text, str)) or not isinstance(message, dict):
         raise _Again(f"an answer without a text: {_excerpt(content, key)}")
-    return ChatAnswer(cast(str, text or ""), first.get("finish_reason") != "length")
+    return ChatAnswer(_plain(text or ""), first.get("finish_reason") != "length")
+
+
+def _plain(text: str) -> str:
+    """The text without halves of characters, which JSON can spell and no file can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _excerpt(content: str, key: str | None) -> str:

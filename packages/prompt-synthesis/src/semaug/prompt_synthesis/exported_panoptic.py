@@ -278,7 +278,9 @@ def _code_of(path: Path) -> Iterator[tuple[str, bytes]]:
                 if is_code and entry.file_size > _LARGEST_CODE:
                     raise InvalidOption(f"{path} has {entry.file_size} bytes of code in one file; export it again")
                 yield inner, archive.read(entry) if is_code else b""
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, InvalidOption):
+            raise
         raise InvalidOption(f"{path} is a damaged archive ({error}); export it again") from error
 
 

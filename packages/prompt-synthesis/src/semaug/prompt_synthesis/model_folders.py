@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import Any
 from semaug.artifacts.errors import InvalidOption, MissingDependency, MissingWeights, SemaugError
 from semaug.artifacts.files import hash_file
 from semaug.artifacts.network import forbid_telemetry
+from semaug.artifacts.outside import parse_json
+from semaug.artifacts.roots import stays_inside
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -93,9 +94,14 @@ def _check_folder(folder: Path, what: str) -> None:
 
 def _check_shards(folder: Path, index: Path, what: str) -> None:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, OSError) as error:
-        raise InvalidOption(f"{what}: {index} cannot be read ({error}); get the file again") from error
+        names = set(map(str, parse_json(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise InvalidOption(f"{what}: {index} cannot be read ({str(error)[:200]}); get the file again") from error
+    outside = sorted(name for name in names if not stays_inside(name))
+    if outside:
+        raise InvalidOption(
+            f"{what}: {index} names the shard {outside[0][:200]!r}, which is not in {folder}; get it again"
+        )
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         raise MissingWeights(

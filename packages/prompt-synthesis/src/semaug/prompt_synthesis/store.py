@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from semaug.artifacts.decode import MAX_PIXELS
 from semaug.artifacts.errors import ArtifactError
+from semaug.artifacts.outside import reading
 from semaug.artifacts.ragged import pack_bytes, pack_strings, slice_of, unpack_strings
 from semaug.artifacts.reader import Artifact
 from semaug.artifacts.schemas import Manifest
@@ -45,11 +47,12 @@ class CaptionTable:
         """Read a whole captions artifact; raises ``ArtifactError``."""
         artifact = Artifact.open(path, "captions")
         found: dict[str, Caption] = {}
-        for marker in artifact.markers:
-            columns = artifact.shard(marker.shard)
-            numbers = (columns[name].tolist() for name in ("flagged", "truncated", "attempts"))
-            rows = zip(unpack_strings(columns, "key"), unpack_strings(columns, "caption"), *numbers, strict=True)
-            found |= {key: Caption(text, *rest) for key, text, *rest in rows}
+        with reading(path):
+            for marker in artifact.markers:
+                columns = artifact.shard(marker.shard)
+                numbers = (columns[name].tolist() for name in ("flagged", "truncated", "attempts"))
+                rows = zip(unpack_strings(columns, "key"), unpack_strings(columns, "caption"), *numbers, strict=True)
+                found |= {key: Caption(text, *rest) for key, text, *rest in rows}
         return cls(found, artifact.digest, artifact.manifest.inputs.get("source", ""), artifact.manifest)
 
 
@@ -82,13 +85,14 @@ class PromptTable:
     def open(cls, path: str | os.PathLike[str]) -> PromptTable:
         """Read a whole prompts artifact; raises ``ArtifactError``."""
         artifact = Artifact.open(path, "prompts")
-        n_sem = int(artifact.manifest.config["n_sem"])
         found: dict[str, tuple[str, ...]] = {}
-        for marker in artifact.markers:
-            columns = artifact.shard(marker.shard)
-            keys, texts = unpack_strings(columns, "key"), unpack_strings(columns, "prompt")
-            found |= {key: tuple(texts[i * n_sem : (i + 1) * n_sem]) for i, key in enumerate(keys)}
-        return cls(found, n_sem, artifact.digest, artifact.manifest.inputs["captions"], artifact.manifest)
+        with reading(path):
+            n_sem = int(artifact.manifest.config["n_sem"])
+            for marker in artifact.markers:
+                columns = artifact.shard(marker.shard)
+                keys, texts = unpack_strings(columns, "key"), unpack_strings(columns, "prompt")
+                found |= {key: tuple(texts[i * n_sem : (i + 1) * n_sem]) for i, key in enumerate(keys)}
+            return cls(found, n_sem, artifact.digest, artifact.manifest.inputs["captions"], artifact.manifest)
 
     def require_captions(self, table: CaptionTable) -> None:
         """Raise ``ArtifactError`` unless these captions were rewritten."""
@@ -129,12 +133,18 @@ class MapTable:
         return key in self._places
 
     def classes(self, key: str) -> Classes:
-        """The class of every pixel of an image: uint8 (height, width); raises ``KeyError`` for an unknown image."""
+        """The class of every pixel of an image: uint8 (height, width).
+
+        Raises ``KeyError`` for an unknown image, ``ArtifactError`` for a damaged map.
+        """
         shard, row = self._places[key]
         columns = self._artifact.shard(shard)
-        height, width = columns["size"][row].tolist()
-        data = zlib.decompress(slice_of(columns, "classes", row).tobytes())
-        return np.frombuffer(data, np.uint8).reshape(height, width)
+        with reading(self._artifact.path):
+            height, width = columns["size"][row].tolist()
+            if min(height, width) < 0 or height * width > MAX_PIXELS:
+                raise ValueError(f"a map of {height} x {width}")
+            data = zlib.decompressobj().decompress(slice_of(columns, "classes", row).tobytes(), height * width + 1)
+            return np.frombuffer(data, np.uint8).reshape(height, width)
 
 
 def require_same_images(what: str, source: str, fingerprint: str, command: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.errors import ArtifactError, UnreadableImage
+from semaug.artifacts.outside import reading
 from semaug.artifacts.progress import OnProgress, ignore_progress
 from semaug.artifacts.ragged import pack_strings
 from semaug.artifacts.reader import Artifact
@@ -132,12 +133,13 @@ class QualityTable:
     def open(cls, path: str | os.PathLike[str]) -> QualityTable:
         """Read a whole quality artifact into memory; raises ``ArtifactError``."""
         artifact = Artifact.open(path, "quality")
-        raw = _read_raw(artifact)
-        scoring = Scoring.from_identity(artifact.manifest.config["scoring"])
-        scoring = _with_ranges(scoring, artifact.manifest.info.get("ranges", {}), raw)
         inputs = artifact.manifest.inputs
         source, pixels = inputs.get("source", ""), inputs.get("pixels", "")
-        return cls(tuple(artifact.keys), raw, scoring, artifact.digest, source, artifact.skipped, pixels)
+        with reading(path):
+            raw = _read_raw(artifact)
+            scoring = Scoring.from_identity(artifact.manifest.config["scoring"])
+            scoring = _with_ranges(scoring, artifact.manifest.info.get("ranges", {}), raw)
+            return cls(tuple(artifact.keys), raw, scoring, artifact.digest, source, artifact.skipped, pixels)
 
     def rescored(self, scoring: Scoring) -> QualityTable:
         """The same images under another scoring; ``dataset`` ranges are fitted to this table where none are given."""

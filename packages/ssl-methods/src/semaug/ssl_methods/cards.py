@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semaug.artifacts.errors import ArtifactError, MissingWeights
 from semaug.artifacts.files import hash_file, write_atomic
+from semaug.artifacts.outside import reading
 from semaug.artifacts.schemas import EncoderCard
 from semaug.artifacts.store import package_versions
 from semaug.artifacts.verify import ENCODER_CARD, ENCODER_WEIGHTS
@@ -22,6 +23,12 @@ from semaug.ssl_methods.errors import WeightsMismatch
 from semaug.ssl_methods.heads import Head, ProjectorSpec
 
 M = TypeVar("M", bound=nn.Module)
+_COUNTS = {
+    **dict.fromkeys(("layers", "depth", "blocks", "heads"), 1024),
+    **dict.fromkeys(("hidden", "out", "inputs", "width", "widths", "embedding", "channels", "shape"), 1 << 20),
+    **dict.fromkeys(("input_size", "input_features", "condition_features", "patch_size"), 1 << 20),
+}
+"""What a card may say of a network, by the option's name: the most that is believed."""
 PREDICTOR = "predictor."
 """What the names of a predictor's weights start with."""
 
@@ -86,9 +93,24 @@ def load_card(folder: Path) -> EncoderCard:
             f"{folder} holds no {ENCODER_CARD}; give the folder of a finished `semaug pretrain` or `diffaug train` run"
         )
     try:
-        return EncoderCard.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ArtifactError(f"{path} is damaged: {error.errors()[0]['msg']}; restore it or train again") from error
+        card = EncoderCard.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise ArtifactError(f"{path} is damaged: {reason}; restore it or train again") from error
+    require_plausible(card.model_dump(), path)
+    return card
+
+
+def require_plausible(plain: Any, path: Path, name: str = "") -> None:
+    """Refuse sizes in a card that no network has, before one is built of them; raises ``ArtifactError``."""
+    if isinstance(plain, Mapping):
+        for key, value in plain.items():
+            require_plausible(value, path, str(key))
+    elif isinstance(plain, list | tuple):
+        for value in plain:
+            require_plausible(value, path, name)
+    elif isinstance(plain, int) and name in _COUNTS and abs(plain) > _COUNTS[name]:
+        raise ArtifactError(f"{path} says {name} = {plain}, over {_COUNTS[name]}; restore it or train again")
 
 
 def load_encoder(folder: str | Path) -> tuple[Encoder, EncoderCard]:
@@ -98,9 +120,8 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, EncoderCard]:
     when the weights are not the card's.
     """
     card, path = load_card(Path(folder)), Path(folder) / ENCODER_WEIGHTS
-    encoder = assemble_encoder(_spec_of(card))
     weights = {k: v for k, v in checked_weights(path, card.weights_digest).items() if not k.startswith(PREDICTOR)}
-    return _fill(encoder, weights, path, card).eval(), card
+    return build_fitting(lambda: assemble_encoder(_spec_of(card)), weights, path, card.backbone).eval(), card
 
 
 def load_predictor(folder: str | Path) -> Head | None:
@@ -116,7 +137,7 @@ def load_predictor(folder: str | Path) -> Head | None:
         for k, v in checked_weights(path, card.weights_digest).items()
         if k.startswith(PREDICTOR)
     }
-    return _fill(Head(made["inputs"], ProjectorSpec(**made["spec"])), weights, path, card).eval()
+    return build_fitting(lambda: Head(made["inputs"], ProjectorSpec(**made["spec"])), weights, path, "head").eval()
 
 
 def checked_weights(path: Path, digest: str) -> dict[str, Tensor]:
@@ -157,15 +178,30 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsMismatch(f"{path} is not a safetensors file ({error}); copy it again from its run") from error
 
 
-def _fill(module: M, weights: dict[str, Tensor], path: Path, card: EncoderCard) -> M:
-    expected = module.state_dict()
+def build_fitting(build: Callable[[], M], weights: Mapping[str, Tensor], path: Path, what: str) -> M:
+    """The network that ``build`` makes, with these weights in it.
+
+    Its shapes are compared with theirs first, while it takes no memory: a card may say any size. Raises
+    ``ArtifactError`` for a card that describes no network, ``WeightsMismatch`` for weights of another one.
+    """
+    with reading(path.parent, "copy card and weights from the same run"):
+        try:
+            with torch.device("meta"):
+                _require_shapes(build().state_dict(), weights, path, what)
+        except NotImplementedError:  # a network that reads numbers of its own while it is built
+            pass
+        module = build()
+        _require_shapes(module.state_dict(), weights, path, what)
+        module.load_state_dict(dict(weights))
+    return module
+
+
+def _require_shapes(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path, what: str) -> None:
     for name in sorted({*expected, *weights}):
         there, wanted = weights.get(name), expected.get(name)
         shapes = tuple(None if t is None else tuple(t.shape) for t in (there, wanted))
         if shapes[0] != shapes[1]:
             raise WeightsMismatch(
-                f"{path} has {name} of shape {shapes[0]}, the card's {card.backbone} needs {shapes[1]}; "
+                f"{path} has {name[:200]} of shape {shapes[0]}, the card's {what} needs {shapes[1]}; "
                 "copy card and weights from the same run"
             )
-    module.load_state_dict(weights)
-    return module

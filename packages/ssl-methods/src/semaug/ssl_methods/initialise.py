@@ -17,6 +17,7 @@ from torch import Tensor
 
 from semaug.artifacts.errors import InvalidOption, MissingWeights
 from semaug.artifacts.files import hash_file
+from semaug.artifacts.outside import refuse_expanded
 from semaug.artifacts.verify import ENCODER_CARD, ENCODER_WEIGHTS
 from semaug.ssl_methods.backbones import TIMM_PREFIX, VisionTransformer
 from semaug.ssl_methods.backbones.vit import resample, sincos_positions
@@ -80,6 +81,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's checkpoints hold their arguments so
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        refuse_expanded(checkpoint)
     except Exception as error:
         raise WeightsMismatch(f"{path} {_why_unreadable(path, error)}") from error
     if not isinstance(checkpoint, Mapping):

@@ -92,8 +92,10 @@ class Source:
 def clean_key(text: str) -> str:
     """A key in Unicode's composed form (NFC), so that one name is one key on every file system.
 
-    Raises ``SourceError`` for names that are not valid Unicode.
+    Raises ``SourceError`` for names that are not valid Unicode, or that no file can have.
     """
+    if "\0" in text:
+        raise SourceError(f"the file name {text[:60]!r} holds a NUL, which no file's name can; mend the list")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from semaug.artifacts.errors import ArtifactError, SourceError
+from semaug.artifacts.errors import ArtifactError, SemaugError, SourceError
 from semaug.artifacts.places import RemotePath, as_path
 from semaug.artifacts.sources.protocol import ImageSource
 from semaug.artifacts.sources.query import parse_spec, whole_number
@@ -24,6 +24,15 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     needed that is not installed.
     """
     text = os.fspath(spec)
+    try:
+        return _open(text)
+    except OSError as error:  # names that are too long, links that lead to themselves, folders that may not be read
+        if isinstance(error, SemaugError):
+            raise
+        raise SourceError(f"{text[:200]!r} cannot be opened: {error.strerror or error}; check the path") from error
+
+
+def _open(text: str) -> ImageSource:
     scheme = text.split(":", 1)[0]
     if ":" in text and scheme in _SCHEMES and not Path(text).exists():
         return _SCHEMES[scheme](text)

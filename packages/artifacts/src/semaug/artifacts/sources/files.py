@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from semaug.artifacts.decode import decode_image
 from semaug.artifacts.errors import SourceError, UnreadableImage
+from semaug.artifacts.outside import read_regular
 from semaug.artifacts.sources.base import Source, content_hash, fingerprint_of
 
 _HASHING_THREADS = 4
@@ -72,7 +73,7 @@ class FileSource(Source):
         """The file's bytes; raises ``UnreadableImage`` when it cannot be read, ``SourceError`` when it has changed."""
         path = self.path(index)
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
         except OSError as error:
             raise self._unreadable(index, error.strerror or str(error)) from error
         if self._file_sizes is not None and len(data) != self._file_sizes[index]:

@@ -11,6 +11,7 @@ from typing import Any
 from semaug.artifacts.errors import MissingDependency, SourceError
 from semaug.artifacts.sources.base import clean_key, require_unique
 from semaug.artifacts.sources.files import FileSource
+from semaug.artifacts.tables.checks import refuse_bomb
 
 PATH, LABEL = "path", "label"
 
@@ -66,10 +67,15 @@ def _read_parquet(table: Path) -> tuple[list[str], list[str]]:
     except ImportError as error:
         raise MissingDependency("Parquet lists need pyarrow; pip install 'semaug-artifacts[parquet]'") from error
     try:
-        columns: dict[str, list[Any]] = parquet.read_table(table).to_pydict()
-    except (OSError, arrow.ArrowException) as error:
-        raise SourceError(f"cannot read {table}: {str(error).splitlines()[0]}; write it again") from error
-    _require_path(table, list(columns))
+        file = parquet.ParquetFile(table)
+        found = list(file.schema_arrow.names)
+        refuse_bomb(table, file.metadata.num_rows, 1)
+        columns: dict[str, list[Any]] = file.read([n for n in (PATH, LABEL) if n in found]).to_pydict()
+    except (OSError, ValueError, LookupError, arrow.ArrowException) as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"cannot read {table}: {' '.join(str(error).split())[:200]}; write it again") from error
+    _require_path(table, found)
     paths = ["" if p is None else str(p) for p in columns[PATH]]
     labels = ["" if v is None else str(v) for v in columns.get(LABEL, [None] * len(paths))]
     return _checked(table, list(zip(paths, labels, strict=True)))
@@ -77,7 +83,8 @@ def _read_parquet(table: Path) -> tuple[list[str], list[str]]:
 
 def _require_path(table: Path, found: Sequence[str]) -> None:
     if PATH not in found:
-        raise SourceError(f"{table} has the columns {', '.join(found) or '(none)'}; a column {PATH!r} is needed")
+        there = ", ".join(name[:40] for name in found[:20]) or "(none)"
+        raise SourceError(f"{table} has the columns {there}; a column {PATH!r} is needed")
 
 
 def _checked(table: Path, pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.errors import SourceError
+
+FREE_CELLS = 1 << 22
+CELLS_PER_BYTE = 1000
+"""Tables of more than ``FREE_CELLS`` are refused where their files have less than a byte for so many cells: the
+sparsest counts of cells have one for about a hundred."""
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:
@@ -19,6 +25,16 @@ def some(names: Iterable[str], limit: int = 5) -> str:
     every = list(names)
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
     return ", ".join(repr(str(name)) for name in every[:limit]) + more
+
+
+def refuse_bomb(path: Path, rows: int, columns: int) -> None:
+    """Refuse a file that says it has more cells than its bytes can mean; raises ``SourceError``."""
+    size = path.stat().st_size
+    if min(rows, columns) < 0 or rows * columns > max(FREE_CELLS, CELLS_PER_BYTE * size):
+        raise SourceError(
+            f"{path} says it holds {rows:,} rows of {columns:,} columns in {size:,} bytes, over {CELLS_PER_BYTE:,} "
+            "cells a byte; write it again"
+        )
 
 
 def refuse_twice(where: str, what: str, names: Sequence[str]) -> None:

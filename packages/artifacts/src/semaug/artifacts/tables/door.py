@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,12 @@ def open_table(spec: str | os.PathLike[str]) -> Table:
     is needed that is not installed.
     """
     text = os.fspath(spec)
-    if (artifact := Path(text).expanduser()).suffix == ".zarr" and artifact.is_dir():
+    with _understood(text):
+        return _open_spec(text)
+
+
+def _open_spec(text: str) -> Table:
+    if (artifact := as_path(text).expanduser()).suffix == ".zarr" and artifact.is_dir():
         return read_positives(artifact.resolve())
     full = text if text.partition(":")[0] in SCHEMES and not Path(text).exists() else f"table:{text}"
     name, options = _parse(text, full)
@@ -141,6 +147,19 @@ def _open(spec: str, read: Callable[[Options], RawTable], options: Options) -> T
         raw, label = replace(raw, obs={**raw.obs, LABELS: values}), LABELS
     fit_on = _read_path(spec, _existing(options["fit"]), options) if "fit" in options else None
     return prepare(spec, raw, _preparation(spec, options, label or None), fit_on)
+
+
+@contextmanager
+def _understood(spec: str) -> Iterator[None]:
+    """Turn what libraries make of a damaged file, which is nearly anything, into a ``SourceError``."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers that are too large are refused by name
+            yield
+    except SemaugError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise SourceError(f"{spec[:200]} cannot be read ({type(error).__name__}: {reason}); write it again") from error
 
 
 def _preparation(spec: str, options: Options, label: str | None) -> Preparation:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.errors import MissingDependency, SourceError
-from semaug.artifacts.tables.checks import some
+from semaug.artifacts.tables.checks import refuse_bomb, some
 from semaug.artifacts.tables.raw import RawTable
 
 
@@ -36,6 +36,7 @@ def read_h5ad(path: Path, layer: str | None = None, obsm: str | None = None) -> 
         else:
             inside, names = "X", var_names
         width = _width(path, file, inside)
+        refuse_bomb(path, len(keys), width)
         if names is None:
             names = [f"{obsm}_{i + 1}" for i in range(width)]
         if len(names) != width:
@@ -64,9 +65,28 @@ def opened(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise SourceError(f"{path} is not an AnnData file ({error}); write it again with anndata") from error
     with file:
+        _refuse_others(path, file)
         if "obs" not in file or "var" not in file:
             raise SourceError(f"{path} is an HDF5 file without obs and var; write it with anndata")
         yield file
+
+
+def _refuse_others(path: Path, file: Any) -> None:
+    """Refuse links to other files and data kept in them: a table would show what they hold."""
+    import h5py
+
+    sizes: list[int] = []
+
+    def outside(name: str, link: Any) -> str | None:
+        found = file.get(name) if isinstance(link, h5py.HardLink) else None
+        if isinstance(found, h5py.Dataset):
+            sizes.append(int(found.size or 0))
+            return name if found.is_virtual or found.external else None
+        return name if isinstance(link, h5py.ExternalLink) else None
+
+    if (name := file.visititems_links(outside)) is not None:  # it ends at the first that is not None
+        raise SourceError(f"{path} keeps {name!r} in another file, which is not read; write one whole file")
+    refuse_bomb(path, 1, max(sizes, default=0))
 
 
 def _frames(path: Path, file: Any) -> tuple[dict[str, NDArray[Any]], list[str], list[str]]:

@@ -15,8 +15,11 @@ from semaug.artifacts.errors import SourceError
 def load_array(path: Path) -> NDArray[Any]:
     """An array of an NPY file, mapped into memory; never unpickled. Raises ``SourceError``."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("it is an archive of several arrays")
+        return found
+    except Exception as error:  # numpy reads a header as Python's own parser does, and raises what that raises
         raise SourceError(f"cannot read {path}: {error}; save it again with numpy.save, as plain numbers") from error
 
 

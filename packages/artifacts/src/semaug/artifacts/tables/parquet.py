@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semaug.artifacts.errors import MissingDependency, SourceError
-from semaug.artifacts.tables.checks import some
+from semaug.artifacts.tables.checks import refuse_bomb, some
 from semaug.artifacts.tables.raw import RawTable
 from semaug.artifacts.tables.table import numbered
 from semaug.artifacts.tables.text import KEY_COLUMNS
@@ -31,6 +31,7 @@ def read_parquet(path: Path, describing: Sequence[str] = (), key: str | None = N
         raise MissingDependency("Parquet tables need pyarrow; pip install 'semaug-artifacts[parquet]'") from error
     try:
         file = parquet.ParquetFile(path)
+        refuse_bomb(path, file.metadata.num_rows, len(file.schema_arrow.names))
         names = list(file.schema_arrow.names)
         key = key if key is not None else _index(names)
         others = list(dict.fromkeys([*describing, *([] if key is None else [key])]))
@@ -41,7 +42,7 @@ def read_parquet(path: Path, describing: Sequence[str] = (), key: str | None = N
         _refuse_text(path, file.schema_arrow, features)
         obs = {n: np.array(file.read([n]).column(0).to_pylist(), object) for n in others}
     except (OSError, arrow.ArrowException) as error:
-        raise SourceError(f"cannot read {path}: {str(error).splitlines()[0]}; write it again") from error
+        raise SourceError(f"cannot read {path}: {' '.join(str(error).split())[:200]}; write it again") from error
     keys = numbered(file.metadata.num_rows) if key is None else tuple(str(k) for k in obs.pop(key))
     return RawTable(str(path), keys, features, _Reader(path, tuple(features)), obs)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from semaug.artifacts.augment_table import AugmentTable
 from semaug.artifacts.errors import ArtifactError, SourceError
+from semaug.artifacts.outside import reading
 from semaug.artifacts.ragged import unpack_strings
 from semaug.artifacts.reader import Artifact, read_manifest
 from semaug.artifacts.tables.table import Table, numbered_columns
@@ -34,14 +35,15 @@ def read_positives(path: Path) -> Table:
     if not len(rows):
         raise SourceError(f"{path} holds no row; generate positives of samples that can be read")
     info = artifact.manifest.info
-    origins = [o for m in artifact.markers for o in unpack_strings(artifact.shard(m.shard), "origin")]
-    return Table(
-        rows.take(np.arange(len(rows), dtype=np.int64)),
-        tuple(artifact.keys),
-        tuple(info.get("features") or numbered_columns(rows.features)),
-        artifact.column("label").astype(np.int64),
-        tuple(artifact.manifest.config["class_names"]),
-        {"origin": np.array(origins, object), "number": artifact.column("number")},
-        tuple(info.get("steps", ())),
-        spec=str(path),
-    )
+    with reading(path):
+        origins = [o for m in artifact.markers for o in unpack_strings(artifact.shard(m.shard), "origin")]
+        return Table(
+            rows.take(np.arange(len(rows), dtype=np.int64)),
+            tuple(artifact.keys),
+            tuple(info.get("features") or numbered_columns(rows.features)),
+            artifact.column("label").astype(np.int64),
+            tuple(artifact.manifest.config["class_names"]),
+            {"origin": np.array(origins, object), "number": artifact.column("number")},
+            tuple(info.get("steps", ())),
+            spec=str(path),
+        )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from semaug.artifacts.decode import MAX_PIXELS
 from semaug.artifacts.errors import ArtifactError
-from semaug.artifacts.masks import decode_mask, encode_mask
+from semaug.artifacts.masks import decode_mask, encode_runs
 from semaug.artifacts.roots import stays_inside
 from semaug.artifacts.schemas import Rle
 from semaug.eval.detection.cleaning import Cleaner, RawObject
@@ -66,6 +66,8 @@ def read_coco(spec: str, file: Path, folder: Path, *, outlines: bool) -> Detecti
     images = []
     for image in sorted(content.images, key=lambda i: i.id):
         path, size = folder / image.file_name, (image.height, image.width)
+        if size[0] * size[1] > MAX_PIXELS:
+            raise DetectionDataError(f"{file} says that {image.file_name[:200]!r} is {size[0]} x {size[1]}; mend it")
         if not stays_inside(image.file_name) or not path.is_file():
             raise DetectionDataError(f"{file} names {image.file_name!r}, which is not in {folder}; give images=FOLDER")
         origin = f"{file}: {image.file_name}"
@@ -110,6 +112,9 @@ def _raw(origin: str, row: _Annotation, size: tuple[int, int], label: dict[int, 
     if odd := next((s for s in shapes if len(s) % 2), None):
         raise DetectionDataError(f"{origin}: a polygon has {len(odd)} numbers, which are no pairs of x and y; mend it")
     polygons = tuple(np.asarray(s, np.float64).reshape(-1, 2) for s in shapes)
+    reach = 1 + 2 * max(size)
+    if any(np.abs(p).max(initial=0) > reach for p in polygons):  # filling takes memory as an outline is long
+        raise DetectionDataError(f"{origin}: a polygon reaches beyond {reach}, twice the side of its image; mend it")
     return RawObject(
         (x, y, x + width, y + height), label[row.category_id],
         crowd=bool(row.iscrowd), area=row.area, polygons=polygons, mask=mask,
@@ -125,13 +130,6 @@ def _mask(origin: str, code: _RunLengths, size: tuple[int, int]) -> Rle:
             rle = Rle(size, code.counts.encode("ascii"))
             decode_mask(rle)
             return rle
-        return encode_mask(_from_runs(code.counts, size))
+        return encode_runs(code.counts, size)
     except (ArtifactError, ValueError, IndexError) as error:
         raise DetectionDataError(f"{origin}: a run-length mask is broken ({error}); mend it") from error
-
-
-def _from_runs(runs: list[int], size: tuple[int, int]) -> Any:
-    if min(runs, default=-1) < 0 or sum(runs) != size[0] * size[1]:
-        raise ValueError(f"its runs add up to {sum(runs)}, not {size[0]} x {size[1]}")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(size[1], size[0]).T

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from semaug.artifacts.decode import SUFFIXES
+from semaug.artifacts.decode import MAX_PIXELS, SUFFIXES
+from semaug.artifacts.outside import parse_xml, read_regular
 from semaug.eval.detection.cleaning import Cleaner, RawObject
 from semaug.eval.detection.data import AnnotatedImage, DetectionDataError, DetectionSet
 
@@ -35,17 +36,18 @@ def read_voc(spec: str, root: Path, split: str | None) -> DetectionSet:
 
 def _read_image(file: Path, name: str, path: Path, cleaner: Cleaner, seen: dict[str, int]) -> AnnotatedImage:
     try:
-        root = ElementTree.fromstring(file.read_bytes())
+        root = parse_xml(read_regular(file))
         size = (round(_number(root, "size/height")), round(_number(root, "size/width")))
         raw = [_object(node, seen) for node in root.findall("object")]
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise DetectionDataError(f"{file} is not VOC XML with size, name and bndbox: {error}; mend it") from error
-    if min(size) < 1:
+    except (OSError, OverflowError, ValueError) as error:
+        reason = str(error)[:200]
+        raise DetectionDataError(f"{file} is not VOC XML with size, name and bndbox: {reason}; mend it") from error
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
         raise DetectionDataError(f"{file} says the image is {size[0]}x{size[1]} (height x width); mend it")
     return AnnotatedImage(name, path, size, cleaner.objects(str(file), size, raw))
 
 
-def _object(node: ElementTree.Element, seen: dict[str, int]) -> RawObject:
+def _object(node: Element, seen: dict[str, int]) -> RawObject:
     name = (node.findtext("name") or "").strip()
     if not name:
         raise ValueError("an object has no name")
@@ -54,7 +56,7 @@ def _object(node: ElementTree.Element, seen: dict[str, int]) -> RawObject:
     return RawObject((x1 - 1, y1 - 1, x2, y2), seen.setdefault(name, len(seen)), difficult=difficult)
 
 
-def _number(node: ElementTree.Element, name: str) -> float:
+def _number(node: Element, name: str) -> float:
     text = node.findtext(name)
     if text is None:
         raise ValueError(f"no {name}")
@@ -75,10 +77,17 @@ def _names(root: Path, split: str | None) -> list[str]:
         if not where.is_file():
             known = ", ".join(sorted(p.stem for p in where.parent.glob("*.txt") if "_" not in p.stem)) or "none"
             raise DetectionDataError(f"{where} is not there; the splits of {root} are: {known}")
-        names = [line.split()[0] for line in where.read_text().splitlines() if line.split()]
+        names = [line.split()[0] for line in _text(where).splitlines() if line.split()]
     if not names:
         raise DetectionDataError(f"{where} names no images; check the folder")
     return names
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DetectionDataError(f"{path} cannot be read: {error}; mend it") from error
 
 
 def _index(folder: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from semaug.artifacts.errors import UnreadableImage
 from semaug.eval.detection.cleaning import Cleaner, RawObject
 from semaug.eval.detection.data import AnnotatedImage, DetectionDataError, DetectionSet
 
+_MOST_CLASSES = 1 << 31
 _HEADER = 1 << 20  # bytes that hold the size of an image; a larger header is read whole
 
 
@@ -76,8 +77,8 @@ def _line(origin: str, text: str) -> _Line:
         label, values = float(words[0]), tuple(map(float, words[1:]))
     except ValueError as error:
         raise DetectionDataError(f"{origin}: {error}; write class cx cy w h, or class x y x y ...") from error
-    if label < 0 or label != int(label):
-        raise DetectionDataError(f"{origin}: class {words[0]!r} is not a whole number from 0 up; mend it")
+    if not 0 <= label < _MOST_CLASSES or label != int(label):
+        raise DetectionDataError(f"{origin}: class {words[0][:40]!r} is not a whole number from 0 up; mend it")
     if len(values) < 4 or len(values) % 2:
         raise DetectionDataError(
             f"{origin}: {len(words)} values; write class cx cy w h, or class and a polygon of three points or more"

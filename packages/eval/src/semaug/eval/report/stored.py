@@ -17,8 +17,11 @@ from typing import Any
 
 from PIL import Image
 
+from semaug.artifacts.decode import decode_image
 from semaug.artifacts.errors import ArtifactError
 from semaug.artifacts.files import write_atomic, writing
+from semaug.artifacts.outside import DAMAGE, parse_json
+from semaug.artifacts.roots import inside
 from semaug.eval.report.model import (
     Block,
     Card,
@@ -59,9 +62,9 @@ def store_section(section: Section, folder: Path) -> list[Path]:
 def load_section(folder: Path) -> Section:
     """The section that ``store_section`` wrote; raises ``ArtifactError`` where it cannot be read."""
     try:
-        kept = json.loads((folder / SECTION).read_text())
+        kept = parse_json((folder / SECTION).read_bytes())
         return Section(kept["title"], tuple(_loaded(block, folder) for block in kept["blocks"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise ArtifactError(f"{folder / SECTION} cannot be read ({error}); remove the folder and run again") from error
 
 
@@ -117,7 +120,7 @@ def _loaded(block: dict[str, Any], folder: Path) -> Block:
     values = {name: value for name, value in block.items() if name != "kind"}
     match block["kind"]:
         case "Figure":
-            image = (folder / values.pop("file")).read_bytes()
+            image = inside(folder, values.pop("file")).read_bytes()
             return Figure(image, **values)
         case "Sheet":
             rows = tuple(SheetRow(row["label"], tuple(_loaded_images(row["images"], folder))) for row in values["rows"])
@@ -145,8 +148,7 @@ def _loaded_images(names: Sequence[str | None], folder: Path) -> list[Image.Imag
         if name is None:
             images.append(None)
             continue
-        with Image.open(folder / name) as opened:
-            images.append(opened.convert("RGB"))
+        images.append(Image.fromarray(decode_image(inside(folder, name).read_bytes())))
     return images
 
 

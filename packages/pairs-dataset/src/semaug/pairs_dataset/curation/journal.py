@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from semaug.artifacts.draws import draw_key, uniform
-from semaug.artifacts.errors import ArtifactError, InvalidOption, OutputError
+from semaug.artifacts.errors import ArtifactError, InvalidOption, OutputError, SemaugError
 from semaug.artifacts.files import writing
 from semaug.artifacts.schemas import TAGS, SemanticPair, Tag, Verdict
 from semaug.pairs_dataset.errors import NoPairs
@@ -288,13 +288,26 @@ class Journal:
         self.close()
 
     def _all(self, query: str, *values: object) -> list[sqlite3.Row]:
-        with self._lock:
+        with self._lock, _readable(self.path):
             return self._database.execute(query, values).fetchall()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _transaction(self._database, self.path) as database:
+        with self._lock, _readable(self.path), _transaction(self._database, self.path) as database:
             yield database
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what a damaged file makes of SQLite, or of its rows, into an ``ArtifactError``."""
+    try:
+        yield
+    except SemaugError:
+        raise
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); restore a copy, or curate into another --journal"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,12 +364,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         database.row_factory = sqlite3.Row
+        database.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere may hold views and triggers
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")  # a commit is on the disk before it returns
         found = [database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         if found != [APPLICATION, SCHEMA]:
             raise ArtifactError(f"{path} is no journal of verdicts of version {SCHEMA}; give another --journal")
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         database.close()
         raise ArtifactError(f"{path} is no journal of verdicts ({error}); give another --journal") from error
     except BaseException:
@@ -525,10 +539,13 @@ def _taken_back(database: sqlite3.Connection, pair_id: str, curator: str) -> Sem
 
 
 def _pair(row: sqlite3.Row, **more: Any) -> SemanticPair:
-    return SemanticPair(
-        row["pair_id"], row["class"], row["image_a"], row["image_b"], provenance=row["provenance"],
-        scores=json.loads(row["scores"]), **more,
-    )  # fmt: skip
+    try:
+        return SemanticPair(
+            row["pair_id"], row["class"], row["image_a"], row["image_b"], provenance=row["provenance"],
+            scores=json.loads(row["scores"]), **more,
+        )  # fmt: skip
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"the journal holds what is no pair ({error}); restore a copy of it") from error
 
 
 def _judgement(row: sqlite3.Row) -> Judgement:
@@ -536,6 +553,8 @@ def _judgement(row: sqlite3.Row) -> Judgement:
 
 
 def _tags(text: str) -> tuple[Tag, ...]:
+    if not isinstance(text, str):
+        raise ArtifactError(f"the journal holds the tags {text!r}, which are no text; restore a copy of it")
     return tuple(cast("list[Tag]", text.split()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from semaug.artifacts.errors import InvalidOption
+from semaug.artifacts.outside import parse_toml, read_regular
 from semaug.studies.study.paper import PAPERS, PaperCell, paper_cell
 from semaug.studies.study.schema import Preset, Scale, Setting, Variant
 
 FOLDER = Path(__file__).parents[1] / "presets"
 EXTENDS, WITHOUT = "extends", "without"
+_NAME = re.compile(r"[\w.-]+")
+_PLACE = re.compile(r"\{(\w+)\}")
 WHOLE = "all"
 """The name of the one setting of a preset that names none."""
 
@@ -38,10 +41,10 @@ def _order(name: str) -> tuple[Any, ...]:
 def open_preset(name: str, *, checked: bool = True) -> Preset:
     """A preset by name, or one's own by the path of its TOML file.
 
+    One of the package may go un``checked`` by its kind, which takes seconds of imports and which tests have done.
     Raises ``InvalidOption`` for a name that is not there, for keys that are not known, and for a map that leads to no
     cell of the paper.
     """
-    One of the package may go un``checked`` by its kind, which takes seconds of imports and which tests have done.
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not path.is_file() or (path.parent == FOLDER and path.stem not in study_names()):
         near = difflib.get_close_matches(name, study_names(), 1)
@@ -60,7 +63,8 @@ def read_preset(table: Mapping[str, Any], where: str = "the preset", *, checked:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         more = f" ({error.error_count()} in all)" if error.error_count() > 1 else ""
-        raise InvalidOption(f"{where}: {place}: {first['msg']}, got {first['input']!r}{more}") from error
+        got = repr(first["input"])[:200]
+        raise InvalidOption(f"{where}: {place}: {first['msg']}, got {got}{more}") from error
     _check_references(preset, where)
     if checked:
         kind_of(preset).check(preset)
@@ -71,14 +75,18 @@ def read_preset(table: Mapping[str, Any], where: str = "the preset", *, checked:
 def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """The table of a file laid over those that it extends; a table named in ``without`` is not taken over."""
     try:
-        own = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise InvalidOption(f"{path} is no readable TOML: {error}") from error
+        own = parse_toml(read_regular(path).decode())
+    except (OSError, ValueError) as error:
+        raise InvalidOption(f"{path} is no readable TOML: {str(error)[:200]}") from error
     if path in above:
         raise InvalidOption(f"{path.name} extends itself through {above[-1].name}; take one `{EXTENDS}` out")
     base, left_out = own.pop(EXTENDS, None), own.pop(WITHOUT, [])
     if base is None:
         return own
+    if not isinstance(base, str) or not _NAME.fullmatch(base) or not isinstance(left_out, list):
+        raise InvalidOption(
+            f"{path.name} extends {str(base)[:60]!r} without {str(left_out)[:60]}; name a preset and a list"
+        )
     beside = path.with_name(f"{base}.toml")
     under = _merged(beside if beside.is_file() else FOLDER / f"{base}.toml", (*above, path))
     return _laid_over({key: value for key, value in under.items() if key not in left_out}, own)
@@ -149,6 +157,15 @@ def _cell_name(name: str, named: Setting | Variant) -> str:
     return name if named.cell is None else named.cell
 
 
+def filled(template: str, **names: str) -> str:
+    """``template`` with each ``{name}`` replaced; braces about anything else stay as they are.
+
+    >>> filled("{variant} at {width:>99}", variant="SDI")
+    'SDI at {width:>99}'
+    """
+    return _PLACE.sub(lambda found: names.get(found[1], found[0]), template)
+
+
 def _cells_of(
     preset: Preset, setting: str, variant: str, names: Mapping[str, str]
 ) -> dict[tuple[str, str, str], PaperCell]:
@@ -157,8 +174,8 @@ def _cells_of(
     found: dict[tuple[str, str, str], PaperCell] = {}
     for measure, metric in cells.measures.items():
         parts = measure.split("|")  # a table may have one part of what is measured in its rows, another in its columns
-        row = cells.row.format(**names, measure=parts[0])
-        column = cells.column.format(**names, measure=parts[-1])
-        place = setting, variant, metric.format(setting=setting, variant=variant)
+        row = filled(cells.row, **names, measure=parts[0])
+        column = filled(cells.column, **names, measure=parts[-1])
+        place = setting, variant, filled(metric, setting=setting, variant=variant)
         found[place] = paper_cell(preset.paper, preset.item, row, column)
     return found

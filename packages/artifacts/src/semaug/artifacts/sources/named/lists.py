@@ -78,7 +78,7 @@ def open_pets(request: Request) -> FileSource:
             continue
         words = line.split()
         if len(words) < 2 or not words[1].isdecimal() or int(words[1]) < 1:
-            raise request.broken(path, f"has the line {line!r}, not a name and a class number")
+            raise request.broken(path, f"has the line {line[:60]!r}, not a name and a class number")
         names.append(f"{words[0]}.jpg")
         labels.append(int(words[1]) - 1)
         breeds[labels[-1]] = " ".join(part.capitalize() for part in words[0].split("_")[:-1])

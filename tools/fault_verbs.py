@@ -19,9 +19,8 @@ without = ["variants", "artifacts", "measurements", "cells"]
 name = "mine"
 [scales.tiny]
 steps = 3
-train_items = 24
-test_items = 16
-batch_size = 8
+train_items = 40
+test_items = 24
 [artifacts.boxes]
 kind = "guidance"
 options = { detector = "saliency", granularity = "object" }

@@ -302,7 +302,7 @@ def shard_is_whole(files: ShardFiles, place: AnyPath, shard: int) -> bool:
     try:
         parse_json(files.read(f"{folder}/zarr.json"))
         for name in files.folders(folder):
-            read_column(files, place, f"{folder}/{name}")
+            _checked(files, place, f"{folder}/{name}")
     except (OSError, KeyError, ValueError):
         return False
     return True
@@ -310,6 +310,12 @@ def shard_is_whole(files: ShardFiles, place: AnyPath, shard: int) -> bool:
 
 def read_column(files: ShardFiles, place: AnyPath, folder: str) -> NDArray:
     """One column as a read-only array; raises ``KeyError`` if absent and ``ArtifactError`` if damaged."""
+    chunk, shape, dtype = _checked(files, place, folder)
+    return np.zeros(shape, dtype) if 0 in shape else files.map(chunk, dtype, shape)
+
+
+def _checked(files: ShardFiles, place: AnyPath, folder: str) -> tuple[str, Shape, np.dtype[Any]]:
+    """The file of a column's data, which has the size that its shape and type say; raises as ``read_column``."""
     try:
         shape, dtype = _described(parse_json(files.read(f"{folder}/zarr.json")))
     except FileNotFoundError as error:
@@ -318,12 +324,10 @@ def read_column(files: ShardFiles, place: AnyPath, folder: str) -> NDArray:
         raise ArtifactError(
             f"{place / folder}/zarr.json is damaged; make the artifact again with --overwrite"
         ) from error
-    if 0 in shape:
-        return np.zeros(shape, dtype)
     chunk = "/".join([folder, "c", *["0"] * len(shape)])
-    expected, size = math.prod(shape) * dtype.itemsize, files.size(chunk)
-    if size != expected:
+    expected = math.prod(shape) * dtype.itemsize
+    if expected and (size := files.size(chunk)) != expected:
         raise ArtifactError(
             f"{place / chunk} has {size} bytes, {expected} expected; make the artifact again with --overwrite"
         )
-    return files.map(chunk, dtype, shape)
+    return chunk, shape, dtype

@@ -207,7 +207,7 @@ def test_two_runs_of_one_artifact_agree(root):
     for shard in range(3):
         for writer in writers:
             writer.write(shard, columns(writer.manifest.shard_range(shard)))
-    assert [writer.finish().manifest.created for writer in writers] == [writers[0].manifest.created] * 2
+    assert [writer.finish({"note": 1}).manifest.created for writer in writers] == [writers[0].manifest.created] * 2
     assert verify(place).problems == ()
 
 

@@ -373,6 +373,15 @@ def test_space_is_checked_before(tmp_path):
         require_space(tmp_path / "not" / "yet", 10**18, "packing")
 
 
+def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
+    def lacking(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(local_place.fcntl, "flock", lacking)
+    write_all(tmp_path / "a.zarr")
+    assert verify(tmp_path / "a.zarr").problems == ()
+
+
 def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_atomic(path, b"old")

@@ -6,7 +6,9 @@ started anew by another, with --overwrite, stops.
 
 from __future__ import annotations
 
+import json
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,10 +27,10 @@ _DATA = re.compile(r"shards/(\d{6,})/")
 class RemotePlace:
     """A prefix of an object store. Picklable: each process opens its own connection."""
 
-    def __init__(self, path: RemotePath, begun: bytes = b"") -> None:
+    def __init__(self, path: RemotePath, begun: str = "") -> None:
         self.path = path
         self._begun = begun
-        """The manifest's file as this run found or wrote it: another run with --overwrite changes it."""
+        """Which run began the artifact (``_beginning``): another one with --overwrite changes it."""
 
     def __reduce__(self) -> Any:
         return type(self), (self.path, self._begun)
@@ -40,9 +42,19 @@ class RemotePlace:
         if found and not self._is_ours(found):
             raise ArtifactMismatch(f"{self.path} exists and is not a semaug artifact; choose another --out")
         if overwrite and found:
+            self._disown()
             self._remove("ledger")  # nothing counts as done from here on
             self._remove("shards")
             self._remove("")
+
+    def _disown(self) -> None:
+        """Change the manifest first, so that a run that is still writing finds out before it writes a marker."""
+        try:
+            manifest = read_manifest(self.path)
+        except ArtifactError:
+            return
+        gone = manifest.model_copy(update={"created": f"removed {uuid.uuid4().hex}"})
+        self.write("zarr.json", group_file(gone))
 
     def release(self) -> None:
         """Nothing is held."""
@@ -51,7 +63,7 @@ class RemotePlace:
         """Write the manifest where there is none."""
         if not (self.path / "zarr.json").is_file():
             self._create(group_file(manifest))
-        self._begun = (self.path / "zarr.json").read_bytes()
+        self._begun = _beginning(read_manifest(self.path))
 
     def _create(self, data: bytes) -> None:
         file = self.path / "zarr.json"
@@ -66,8 +78,8 @@ class RemotePlace:
     def describe(self, manifest: Manifest) -> None:
         """Write the manifest; raises ``ArtifactMismatch`` where another run began the artifact anew."""
         self._require_own()
-        self._begun = group_file(manifest)
-        self.write("zarr.json", self._begun)
+        self.write("zarr.json", group_file(manifest))
+        self._begun = _beginning(manifest)
 
     def is_empty(self) -> bool:
         """Whether the ledger has no marker."""
@@ -104,9 +116,9 @@ class RemotePlace:
 
     def _require_own(self) -> None:
         try:
-            found = (self.path / "zarr.json").read_bytes()
-        except FileNotFoundError:
-            found = b""
+            found = _beginning(read_manifest(self.path))
+        except ArtifactError:
+            found = ""
         if self._begun and found != self._begun:
             raise ArtifactMismatch(f"{self.path} was begun anew by another run meanwhile; run this command again")
 
@@ -139,3 +151,8 @@ class RemotePlace:
         with using(place):
             if keys:
                 place.filesystem().rm(keys)
+
+
+def _beginning(manifest: Manifest) -> str:
+    """What tells one beginning of an artifact from another; notes are added later."""
+    return f"{manifest.created} {json.dumps(manifest.identity(), sort_keys=True)}"

@@ -8,7 +8,7 @@ test: ## two tests at a time; `uv run pytest PATH` runs a few alone
 	uv run pytest -n 2 --dist loadfile
 
 test-slow:
-	uv run --group docs pytest -m slow
+	uv run --group docs --group fuzz pytest -m slow
 
 lint: ## every static check
 	uv run ruff format --check .

@@ -22,7 +22,7 @@ from typing import Any
 HEADROOM = 1 << 30
 """Bytes of address space that a parser may take on top of what the process has."""
 PROCESSOR_SECONDS = 5.0
-WALL_SECONDS = 60.0
+WALL_SECONDS = 300.0
 
 _REPOSITORY = str(Path(__file__).parents[2])
 _READABLE = tuple(

@@ -330,13 +330,13 @@ def test_a_copy_of_views_already_measured_is_not_measured_again(tmp_path: Path) 
     assert isinstance(views, Table)
     assert isinstance(costs, Table)
     assert {row[0]: row[1:5] for row in views.rows}["guided-saliency"] == (0.5, 0.25, 0.75, 0.3)
-    assert len(views.columns) == 6  # there was one encoder
+    assert len(views.columns) == 5  # there was one encoder, and nothing has a dimension
     rows["views/about"] |= {"second": "the trunk of the objectness network"}
     rows["views/guided-saliency/second/similarity"] = {"value": 0.8, "n": 9}
     (folder / "record.json").write_text(json.dumps({"identity": "", "rows": rows}))
     twice = kind_compare.sections(study, ready)[0].blocks[0]
     assert isinstance(twice, Table)
-    assert {row[0]: row[6] for row in twice.rows}["guided-saliency"] == 0.8
+    assert {row[0]: row[5] for row in twice.rows}["guided-saliency"] == 0.8
     assert "what it says of that variant is not independent of it" in twice.note
     training, _, cost, memory, _ = {row[0]: row[1:] for row in costs.rows}["guided-saliency"]
     assert (training, cost, memory) == (pytest.approx(2.0), pytest.approx(1.0), pytest.approx(300.0))

@@ -270,7 +270,8 @@ def _rich_bar() -> Any:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim"),
     )
-    bar = RichProgress(*columns, console=Console(stderr=True), transient=False)
+    # The rate of the last half hour: jobs of a study train, and then score without a step to count.
+    bar = RichProgress(*columns, console=Console(stderr=True), transient=False, speed_estimate_period=1800.0)
     add = bar.add_task
     bar.add_task = lambda *a, **k: add(*a, note="", **k)  # type: ignore[method-assign]
     return bar

@@ -169,11 +169,14 @@ def _looked_at(results: Results) -> Block:
     if SECOND in about:  # a study that was measured before there were two has one
         columns += [Column("similarity, second encoder", digits=2), Column("diversity, second encoder", digits=2)]
         names += [f"{SECOND}/similarity", f"{SECOND}/diversity"]
-    lines: list[tuple[Cell, ...]] = []
-    for name in variants_of(results):
-        looked = [measured(rows, name, of) for of in names]
-        lines.append((name, *(Missing(_why_not(rows, name)) if value is None else value for value in looked)))
-    return Table("Consistency and diversity of the views", tuple(columns), tuple(lines), _how_looked_at(about))
+    values = {name: [measured(rows, name, of) for of in names] for name in variants_of(results)}
+    told = [i for i in range(len(names)) if any(row[i] is not None for row in values.values())] or [0]
+    lines = tuple(
+        (name, *(Missing(_why_not(rows, name)) if row[i] is None else row[i] for i in told))
+        for name, row in values.items()
+    )
+    shown = (columns[0], *(columns[i + 1] for i in told))
+    return Table("Consistency and diversity of the views", shown, lines, _how_looked_at(about))
 
 
 def _how_looked_at(about: Mapping[str, Any]) -> str:

@@ -282,6 +282,9 @@ def _about(study: Study) -> Section:
     roles += [(f"model {w.role}", w.role, w.origin, w.model) for w in study.weights.values()]
     columns = (Column("role"), Column("what is wanted"), Column("filled by"), Column("from"))
     blocks: list[Block] = [Paragraph(study.preset.text)]
+    variants = [(n, v.title or v.pairs, "yes" if v.control else "") for n, v in study.preset.variants.items()]
+    if variants:
+        blocks.append(Table("Variants", (Column("variant"), Column("what it is"), Column("control")), tuple(variants)))
     if roles:
         blocks.append(Table("Data and models", columns, tuple(roles)))
     return Section("About this study", tuple(blocks))

@@ -20,6 +20,7 @@ from semaug.artifacts.local_place import held
 if TYPE_CHECKING:
     from tests.conftest import Done
 
+COLUMNS = [{"name": n, "unit": u} for n, u in (("variant", ""), ("top1", "%"), ("seconds", ""), ("training", "s"))]
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
 
@@ -88,13 +89,17 @@ def test_times_are_no_difference_and_everything_else_is(tmp_path: Path, portrait
         written(tmp_path / folder, "run/metrics.csv", f"step,loss,images_per_second\n1,0.5,{seconds}\n")
         written(tmp_path / folder, f"run/events.out.tfevents.{seconds}", str(seconds))
         written(tmp_path / folder, "run/encoder.safetensors", "weights")
+        table = {"columns": COLUMNS, "rows": [["plain", 0.5, seconds, seconds]]}
+        written(tmp_path / folder, "study/results.json", json.dumps({"sections": [{"blocks": [table]}]}))
     first, second = (portraits.portrait(tmp_path / folder) for folder in "ab")
     assert portraits.differences(first, second) == []
+    changed = {"columns": COLUMNS, "rows": [["plain", 0.6, 2, 2]]}
     written(tmp_path / "b", "g.zarr/ledger/000000.json", '{"shard": 0, "digest": "y"}')
     written(tmp_path / "b", "run/metrics.csv", "step,loss,images_per_second\n1,0.5,3\n1,0.5,3\n")
     written(tmp_path / "b", "run/encoder.safetensors", "weightz")
     written(tmp_path / "b", "run/.encoder.json.7.partial", "")
+    written(tmp_path / "b", "study/results.json", json.dumps({"sections": [{"blocks": [changed]}]}))
     found = portraits.differences(first, portraits.portrait(tmp_path / "b"))
-    assert len(found) == 4
+    assert len(found) == 5
     assert "run/.encoder.json.7.partial should not be there" in found
     assert portraits.differences(first, {})[0].endswith("is lacking")

@@ -13,7 +13,9 @@ TIMES = frozenset({
     "costs", "created", "seconds", "seconds_per_1000", "warm_seconds", "peak_memory", "training/seconds",
     "training/memory_mb", "ran_on", "images_per_second", "cost",
 })  # fmt: skip
-"""Keys of JSON files whose values measure a run."""
+"""Keys of JSON files, and columns of tables, whose values measure a run."""
+MEASURED_IN = ("s", "MB", "x")
+"""Units of columns that do."""
 
 Portrait = Mapping[str, str]
 """Relative file name to what its content comes to."""
@@ -60,8 +62,16 @@ def _json(path: Path) -> str:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, Mapping):
+        if "columns" in value and "rows" in value:  # a table of a report
+            value = {**value, "rows": _unmeasured(value["columns"], value["rows"])}
         return {k: _timeless(v) for k, v in value.items() if k not in TIMES}
     return [_timeless(v) for v in value] if isinstance(value, list) else value
+
+
+def _unmeasured(columns: list[Any], rows: list[list[Any]]) -> list[list[Any]]:
+    """A table's rows without the cells that tell times, costs and memory."""
+    kept = [i for i, c in enumerate(columns) if c["unit"] not in MEASURED_IN and c["name"] not in TIMES]
+    return [[row[i] for i in kept] for row in rows]
 
 
 def _costs(path: Path) -> str:

@@ -310,6 +310,20 @@ def test_an_altered_object_is_noticed(root):
         Artifact.open(place).shard(0)["value"]
 
 
+def test_an_object_that_changes_after_it_was_listed_is_not_kept(bucket):
+    place = as_path(f"{bucket}/a.zarr")
+    write_all(place)
+    artifact = Artifact.open(place)
+    artifact.files.size("anything")  # lists the objects
+    chunk = place / "shards/000000/value/c/0/0"
+    before = chunk.read_bytes()
+    chunk.write_bytes(bytes(len(before)))
+    with pytest.raises(ArtifactError, match="was changed while it was read"):
+        artifact.shard(0)["value"]
+    chunk.write_bytes(before)
+    assert Artifact.open(place).shard(0)["value"].tobytes() == before
+
+
 def test_trouble_with_a_store_is_one_line_with_the_remedy(bucket, server):
     with pytest.raises(StoreError, match=r"there is no bucket 'absent' .*AWS_ENDPOINT_URL"):
         open_source("s3://absent/a.zarr")

@@ -32,10 +32,11 @@ _ABANDONED = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An object to keep: under which name (hexadecimal digits), and its size in bytes."""
+    """An object to keep: under which name (hexadecimal digits), its size in bytes, and its MD5 where that is known."""
 
     name: str
     size: int
+    md5: str = ""
 
 
 Fetch = Callable[[Path], None]

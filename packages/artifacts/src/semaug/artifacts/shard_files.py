@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from semaug.artifacts.errors import ArtifactError, StoreError
+from semaug.artifacts.errors import ArtifactError, SemaugError, StoreError
 from semaug.artifacts.object_cache import FOLDER_VARIABLE, LIMIT_VARIABLE, ObjectCache, Rereads, Wanted
 from semaug.artifacts.outside import parse_json
 from semaug.artifacts.places import AnyPath, RemotePath, using
@@ -23,6 +24,7 @@ Shape = tuple[int, ...]
 _SMALL = 256 * 1024
 """Objects of at most this many bytes are fetched many at a time."""
 _BATCH = 64
+_MD5 = re.compile("[0-9a-f]{32}")
 
 
 class ShardFiles(Protocol):
@@ -129,7 +131,10 @@ class _Listed:
     def _listed(self, folder: str) -> dict[str, Wanted]:
         root = f"{self.path.key}/"
         found = (self.path / folder).find()
-        return {key.removeprefix(root): Wanted(self._identity(info), info["size"]) for key, info in found.items()}
+        return {
+            key.removeprefix(root): Wanted(self._identity(info), info["size"], _md5_of(info))
+            for key, info in found.items()
+        }
 
     def _identity(self, info: dict[str, Any]) -> str:
         """What the store says of an object's content, as hexadecimal digits."""
@@ -239,6 +244,18 @@ class CachedFiles(_Listed):
                 remote.filesystem().get_file(remote.key, str(to))
         except FileNotFoundError as error:
             raise ArtifactError(f"{remote} is gone; run the command that made {self.path} again") from error
+        with open(to, "rb") as file:
+            self._check(name, wanted, hashlib.file_digest(file, _md5).hexdigest())
+
+    def _check(self, name: str, wanted: Wanted, md5: str) -> None:
+        """Refuse an object that is not the one that was listed. Of encrypted ones the etag is no MD5."""
+        if not wanted.md5 or wanted.md5 == md5:
+            return
+        remote = self.path / name
+        with using(remote):
+            now = _md5_of(remote.filesystem().info(remote.key))
+        if now != wanted.md5:
+            raise ArtifactError(f"{remote} was changed while it was read; open {self.path} anew")
 
     def _open_shard(self, name: str) -> None:
         """At a shard's first use fetch its small objects together."""
@@ -257,7 +274,18 @@ class CachedFiles(_Listed):
         }
         for batch in _batches(sorted(lacking.values())):
             for name, data in zip(batch, self._cat(batch), strict=True):
+                self._check(name, listed[name], _md5(data).hexdigest())
                 self._cache.accept(listed[name], data)
+
+
+def _md5(data: bytes = b"") -> Any:
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def _md5_of(info: dict[str, Any]) -> str:
+    """The etag of an object that was sent in one part, which is its MD5 unless it is encrypted; else nothing."""
+    etag = str(info.get("ETag", "")).strip('"')
+    return etag if _MD5.fullmatch(etag) else ""
 
 
 _FILES = ("zarr.json", "c/0", "c/0/0", "c/0/0/0", "c/0/0/0/0")
@@ -318,6 +346,8 @@ def _checked(files: ShardFiles, place: AnyPath, folder: str) -> tuple[str, Shape
     """The file of a column's data, which has the size that its shape and type say; raises as ``read_column``."""
     try:
         shape, dtype = _described(parse_json(files.read(f"{folder}/zarr.json")))
+    except SemaugError:
+        raise
     except FileNotFoundError as error:
         raise KeyError(folder.rpartition("/")[2]) from error
     except (ValueError, KeyError, TypeError) as error:

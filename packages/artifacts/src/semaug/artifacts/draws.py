@@ -9,6 +9,7 @@ The same views therefore come out whatever the number of workers, ranks, engines
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,26 @@ def draw_key(seed: int, purpose: str, epoch: int, key: str, copy: int = 0, view:
     """
     digest = hashlib.blake2b(_address(seed, purpose, epoch, key, copy, view), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def draw_keys(seed: int, draws: tuple[tuple[str, int], ...], epoch: int, key: str, copy: int = 0) -> NDArray[np.uint64]:
+    """The draw keys of several (purpose, view): uint64 (n,). Quicker than one by one, since ``key`` is hashed last.
+
+    >>> int(draw_keys(0, (("crop", 0), ("crop", 1)), 0, "a.jpg")[1]) == draw_key(0, "crop", 0, "a.jpg", view=1)
+    True
+    """
+    name, found = key.encode(), bytearray()
+    for begun in _begun(seed, draws, epoch, copy):
+        digest = begun.copy()
+        digest.update(name)
+        found += digest.digest()
+    return np.frombuffer(found, "<u8")
+
+
+@lru_cache(256)
+def _begun(seed: int, draws: tuple[tuple[str, int], ...], epoch: int, copy: int) -> tuple[hashlib.blake2b, ...]:
+    """Hashes that have seen all of an address but the key."""
+    return tuple(hashlib.blake2b(_address(seed, purpose, epoch, "", copy, v), digest_size=8) for purpose, v in draws)
 
 
 def uniform(key: int, slot: int) -> float:

@@ -123,6 +123,11 @@ def _resample_row(image, at, stride, weights, weights_at, taps, into, length):
     if length >= BLOCK:  # the last block overlaps the one before it, so that nothing past the line is read
         tap_block(into, length - BLOCK, image, at + length - BLOCK, stride, weights, weights_at, taps)
         return
+    if length >= 4:  # a narrow crop: the same, four values at a time
+        for j in range(0, length - 3, 4):
+            weighted_pixel(into, j, image, at + j, stride, weights, weights_at, taps)
+        weighted_pixel(into, length - 4, image, at + length - 4, stride, weights, weights_at, taps)
+        return
     for j in range(length):
         total = _ZERO
         for k in range(taps):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from semaug.artifacts.decode import decode_image
-from semaug.artifacts.draws import draw_key
+from semaug.artifacts.draws import draw_keys
 from semaug.artifacts.errors import InvalidOption, UnreadableImage
 from semaug.artifacts.sources import ImageSource, inputs_of
 from semaug.pairs_dataset.crops import CropRule, plan_crops
@@ -139,6 +139,7 @@ class PairSource(Dataset[Pair]):
         self._epoch_now = self._epoch.numpy()  # the same memory, quicker to read
         self._local = threading.local()
         self._has_files = hasattr(source, "encoded")
+        self._draws = {p: tuple((p, v) for v in range(len(self._rules))) for p in ("crop", "photometric")}
 
     def __len__(self) -> int:
         return len(self.images) * self.copies
@@ -271,9 +272,7 @@ class PairSource(Dataset[Pair]):
             self._render(position, image, plan, keys, slice(view, view + 1), group[slot : slot + 1])
 
     def _keys(self, purpose: str, key: str, copy: int) -> NDArray[np.uint64]:
-        epoch = int(self._epoch_now[0])
-        views = [draw_key(self.seed, purpose, epoch, key, copy, v) for v in range(len(self._rules))]
-        return np.array(views, np.uint64)
+        return draw_keys(self.seed, self._draws[purpose], int(self._epoch_now[0]), key, copy)
 
     def _plan(self, position: int, copy: int, key: str, height: int, width: int) -> Plan:
         keys = self._keys("crop", key, copy)

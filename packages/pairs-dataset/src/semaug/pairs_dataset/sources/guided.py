@@ -7,11 +7,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from semaug.artifacts.draws import draw_key
 from semaug.artifacts.errors import InvalidOption
 from semaug.artifacts.sources import ImageSource
 from semaug.pairs_dataset.backgrounds import MaskMode, soften_background
-from semaug.pairs_dataset.crops import CropRule, plan_crops
+from semaug.pairs_dataset.crops import CropRule, plan_item
 from semaug.pairs_dataset.objects import ObjectRows
 from semaug.pairs_dataset.photometrics import render_views
 from semaug.pairs_dataset.sources.base import PairSource, Plan, ViewSettings
@@ -46,34 +45,28 @@ class GuidedPairs(PairSource):
         super().__init__(source, images, views, seed=seed, rule=rule)
         _check(p_guided, guided_views, box_scope, mask_mode)
         self.objects, self.box_scope, self.mask_mode = objects, box_scope, mask_mode
+        objects_drawn = self._draws["crop"] if box_scope == "view" else (("crop", 0),)
+        self._draws["crop and object"] = self._draws["crop"] + tuple(("object", v) for _, v in objects_drawn)
         self._needs_whole = mask_mode != "crop_only"
         local = [p_guided if views.local and views.local.guided else 0.0] * views.local_count
         self._shares = np.array([p_guided if guided_views == "both" else 0.0, p_guided, *local])
 
     def _plan(self, position: int, copy: int, key: str, height: int, width: int) -> Plan:
-        boxes, run_first, mask_size = self.objects.row(position)
-        if len(boxes) == 0:
-            return super()._plan(position, copy, key, height, width)
-        keys = self._keys("crop", key, copy)
-        crops, chosen = np.empty((len(keys), 4), np.int64), np.empty(len(keys), np.int64)
-        plan_crops(
-            height, width, keys, self._object_keys(key, copy), self._shares, boxes, self.objects.runs, run_first,
-            mask_size, self._rules, crops, chosen,
+        views, rows = len(self._rules), self.objects
+        keys = self._keys("crop and object", key, copy)
+        crops, chosen = np.empty((views, 4), np.int64), np.empty(views, np.int64)
+        plan_item(
+            height, width, keys, self._shares, position, rows.first, rows.boxes, rows.runs, rows.run_first, rows.sizes,
+            self._rules, crops, chosen,
         )  # fmt: skip
         return Plan(crops, chosen)
-
-    def _object_keys(self, key: str, copy: int) -> NDArray[np.uint64]:
-        if self.box_scope == "view":
-            return self._keys("object", key, copy)
-        one = draw_key(self.seed, "object", self.epoch, key, copy)
-        return np.full(len(self._rules), one, np.uint64)
 
     def _render(
         self, position: int, image: NDArray[np.uint8], plan: Plan, keys: NDArray[np.uint64], views: slice,
         out: NDArray[np.float32],
     ) -> None:  # fmt: skip
         if self.mask_mode == "crop_only" or plan.chosen[views].max() < 0:
-            super()._render(position, image, plan, keys, views, out)
+            PairSource._render(self, position, image, plan, keys, views, out)
             return
         altered = {c: self._altered(position, image, c) for c in set(plan.chosen[views].tolist())}
         for k, v in enumerate(range(views.start, views.stop)):

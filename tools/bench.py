@@ -25,6 +25,7 @@ MODULES = (
     "bench_quality",
     "bench_views",
     "bench_reads",
+    "bench_jpeg",
     "bench_extraction",
     "bench_embedding",
     "bench_knn",

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 from benchmark import Benchmark, photograph_folder
+from numba import njit
 
 from semaug.artifacts.sources import open_source
 from semaug.quality_policy import batch_statistics, image_statistics
@@ -30,8 +31,11 @@ def benchmarks() -> list[Benchmark]:
             peers={
                 "opencv, 16-bit Laplacian": lambda: [chain(image, cv2.CV_16S) for image in images],
                 "opencv, 64-bit Laplacian": lambda: [chain(image, cv2.CV_64F) for image in images],
+                "limit: reading the pixels": lambda: [int(image.sum(dtype=np.uint64)) for image in images],
+                "limit: counting the levels": lambda: [count_levels(image) for image in images],
             },
             target_ratio=3.0,
+            processor=True,
             items=len(images),
             note=f"{len(images)} {what}; both give the Laplacian variance and the entropy",
         )
@@ -68,6 +72,16 @@ def chain(image: Any, depth: int) -> tuple[float, float]:
     histogram = cv2.calcHist([gray], [0], None, [256], [0, 256])
     share = histogram[histogram > 0] / gray.size
     return float(deviation[0, 0]) ** 2, float(-(share * np.log2(share)).sum())
+
+
+@njit(cache=True)
+def count_levels(image: Any) -> Any:
+    """One increment a pixel, in eight tables, of the green values: what any exact histogram cannot do without."""
+    values, counts = image.reshape(-1), np.zeros((8, 272), np.uint32)
+    for i in range(values.size // 3 // 8):
+        for lane in range(8):
+            counts[lane, values[24 * i + 3 * lane + 1]] += np.uint32(1)
+    return counts
 
 
 def check_equal(image: Any) -> None:

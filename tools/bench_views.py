@@ -1,4 +1,5 @@
-"""View benchmarks: two-view rendering against albumentations and torchvision v2, and guided against standard pairs.
+"""View benchmarks: two-view rendering against torchvision v2, albumentations, kornia and lightly's transform, and
+guided against standard pairs.
 
 Every peer gets decoded uint8 images and gives normalised float32 CHW tensors, one thread each, with the operations
 and distributions of the `symmetric` preset: random resized crop (scale 0.08-1), flip, colour jitter (0.8, 0.8, 0.8,
@@ -7,19 +8,25 @@ and distributions of the `symmetric` preset: random resized crop (scale 0.08-1),
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmark import Benchmark, photograph_folder
 from numpy.typing import NDArray
+from peer_passes import peer_pass
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = {224: 23, 32: 3}
 """View size -> taps of the blur kernel."""
-NOTE = "albumentations resizes without antialiasing, jitters in uint8; torchvision antialiases, tensors in uint8"
+NOTE = (
+    "albumentations resizes without antialiasing and jitters in uint8, kornia resizes without antialiasing; "
+    "torchvision and lightly (PIL images, its own blur) antialias"
+)
 
 Images = list[NDArray[np.uint8]]
 
@@ -56,6 +63,8 @@ def _against_peers(size: int, images: Images) -> Benchmark:
     peers = {
         "torchvision v2": _torchvision(size, kernel, images),
         "albumentations": _albumentations(size, kernel, images),
+        **{name: peer_pass("lightly", f"{name}_views", _saved(images), size) for name in ("kornia", "lightly")},
+        "limit: writing the views": _writing(size, images),
     }
     return Benchmark(
         name=f"SimCLR views, {size} px",
@@ -66,7 +75,28 @@ def _against_peers(size: int, images: Images) -> Benchmark:
         items=2 * len(images),
         unit="views",
         note=NOTE,
+        processor=True,
     )
+
+
+def _saved(images: Images) -> Path:
+    """The images in a file that other processes read."""
+    file = Path(tempfile.mkdtemp(prefix="semaug-bench-")) / "images.npz"
+    arrays: dict[str, Any] = {f"{i:04d}": image for i, image in enumerate(images)}
+    np.savez(file, **arrays)
+    return file
+
+
+def _writing(size: int, images: Images) -> Callable[[], object]:
+    """Memory alone: every image is read once, and two views are written."""
+    views = np.zeros((2, 3, size, size), np.float32)
+
+    def run() -> None:
+        for number, image in enumerate(images):
+            image.sum(dtype=np.uint64)
+            views.fill(number)
+
+    return run
 
 
 def _ours(size: int, kernel: int, images: Images) -> Callable[[], object]:
@@ -175,4 +205,5 @@ def _guided_against_standard(size: int, images: Images) -> Benchmark:
         target_ratio=0.97,
         items=len(images),
         note="the same photometric draws; only the crops differ",
+        processor=True,
     )

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 PEERS = {
-    "lightly": ("lightly==1.6.0", "timm==1.0.31"),
+    "lightly": ("lightly==1.6.0", "timm==1.0.31", "kornia==0.9.0", "webdataset==1.0.2"),
     "stable-pretraining": ("stable-pretraining==0.1.8",),
 }
 _SAME = ("torch", "torchvision")

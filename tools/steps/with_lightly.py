@@ -36,7 +36,7 @@ def build(work: Work) -> Subject:
 def _siamese(head: Callable[[int], nn.Module], loss: nn.Module, work: Work) -> Subject:
     backbone, width = plain_backbone(work)
     network = nn.Sequential(backbone, head(width)).to(work.device).train()
-    return Subject(network, lambda views: loss(network(views[0]), network(views[1])))
+    return Subject(network, lambda views: loss(network(views[0]), network(views[1])), encode=backbone)
 
 
 def simclr(work: Work) -> Subject:

@@ -54,7 +54,8 @@ def subject_of(method: Method) -> Subject:
         return method(views)["loss"]
 
     return Subject(
-        method, loss, lambda: method.before_update(middle, STEPS), lambda: method.after_step(middle, STEPS)
+        method, loss, lambda: method.before_update(middle, STEPS), lambda: method.after_step(middle, STEPS),
+        encode=method.encoder,
     )  # fmt: skip
 
 
@@ -63,14 +64,37 @@ def parameter_groups(subject: Subject, lr: float) -> list[dict[str, Any]]:
     return subject.trained.parameter_groups(OptimizerSettings("sgd", lr=lr))  # type: ignore[operator, no-any-return]
 
 
-def load(images: Images, work: Work, workers: int) -> Iterator[Views]:
-    """SimCLR's views by our pair source and the loader of ``pretrain``; on a GPU, made there."""
+def load(images: Images, work: Work, workers: int, pairs: str = "standard") -> Iterator[Views]:
+    """SimCLR's views by our pair source and the loader of ``pretrain``; on a GPU, made there.
+
+    For ``guided`` pairs the saliency boxes are extracted here.
+    """
+    return _batches(make_pairs_of(pairs, Decoded(images), work), work, workers)
+
+
+def make_pairs_of(pairs: str, source: Decoded, work: Work) -> Any:
+    """The pair source, with its guidance."""
+    from semaug.artifacts.guidance_table import GuidanceTable
+    from semaug.artifacts.schemas import Guidance
     from semaug.pairs_dataset import make_pairs
+
+    if pairs == "standard":
+        return make_pairs(pairs, source, preset="symmetric", size=work.size, seed=work.seed)
+    from semaug.oracles.saliency import SaliencyDetector
+
+    detector, rows = SaliencyDetector(), []
+    for index in range(len(source)):
+        height, width = source.read(index).shape[:2]
+        rows.append(Guidance(source.key(index), height, width, boxes=detector.detect([source.read(index)])[0]))
+    guidance = GuidanceTable.of(rows)
+    return make_pairs(pairs, source, preset="symmetric", size=work.size, seed=work.seed, guidance=guidance)
+
+
+def _batches(pairs: Any, work: Work, workers: int) -> Iterator[Views]:
     from semaug.pairs_dataset.device_views import DeviceViews, RawPairs
     from semaug.ssl_methods.batches import BatchOrder, RunSampler, run_loader
 
-    pairs = make_pairs("standard", Decoded(images), preset="symmetric", size=work.size)
-    sampler = RunSampler(BatchOrder(len(pairs), work.batch, seed=0), 0, 10**6)
+    sampler = RunSampler(BatchOrder(len(pairs), work.batch, seed=work.seed), 0, 10**6)
     if work.device == "cpu":
         for batch in run_loader(pairs, sampler, workers=workers, pin_memory=False):
             yield list(batch[:-1])

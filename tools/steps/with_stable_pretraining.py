@@ -44,7 +44,8 @@ def build(work: Work) -> Subject:
         if work.method == "dino":
             torch.nn.utils.clip_grad_norm_(method.parameters(), 3.0)
 
-    return Subject(method, lambda views: _loss(method, views, work), clip, follow)
+    encode = backbone if work.method == "simclr" else None  # others keep a copy of theirs
+    return Subject(method, lambda views: _loss(method, views, work), clip, follow, encode)
 
 
 def _loss(method: nn.Module, views: Views, work: Work) -> Tensor:

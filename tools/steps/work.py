@@ -24,8 +24,9 @@ Views = list[Tensor]
 class Work:
     """One row: a method on a backbone, with ``batch`` images a step at ``size`` pixels.
 
-    ``precision`` is 32, bf16 or fp16 (autocast). Multi-crop methods see two more views of half the size; the masked
-    autoencoder sees one view and always has the ViT-S with patches of 4 pixels.
+    ``lr`` is by default so small that hundreds of steps on random numbers stay finite. ``precision`` is 32, bf16 or
+    fp16 (autocast). Multi-crop methods see two more views of half the size; the masked autoencoder sees one view and
+    always has the ViT-S with patches of 4 pixels.
     """
 
     method: str
@@ -34,6 +35,8 @@ class Work:
     size: int = 32
     precision: str = "32"
     device: str = "cpu"
+    lr: float = 1e-4
+    seed: int = 0
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -48,13 +51,15 @@ class Work:
 class Subject:
     """A method as one code base has it. ``trained`` holds all parameters; ``loss`` maps views (B, 3, S, S) to a scalar.
 
-    ``before_update`` is called between backward and the optimizer, ``after_step`` behind it.
+    ``before_update`` is called between backward and the optimizer, ``after_step`` behind it. ``encode`` maps images
+    (N, 3, S, S) to the backbone's features, where a method's accuracy can be asked for.
     """
 
     trained: nn.Module
     loss: Callable[[Views], Tensor]
     before_update: Callable[[], object] = lambda: None
     after_step: Callable[[], object] = lambda: None
+    encode: Callable[[Tensor], Tensor] | None = None
 
 
 Build = Callable[[Work], Subject]
@@ -98,6 +103,14 @@ def random_views(work: Work) -> Views:
     """Standard normal views on the device, the same for every code base."""
     draws = torch.Generator().manual_seed(0)
     return [torch.randn(work.batch, 3, side, side, generator=draws).to(work.device) for side in work.sides]
+
+
+def neighbour_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, wanted: Tensor, k: int = 20) -> float:
+    """Share of queries (M, D) whose k nearest rows of the bank (N, D), by cosine, mostly have the wanted label."""
+    bank, queries = (nn.functional.normalize(x, dim=1) for x in (bank, queries))
+    near = labels[(queries @ bank.T).topk(k, dim=1).indices]
+    votes = nn.functional.one_hot(near, int(labels.max()) + 1).sum(1)
+    return float((votes.argmax(1) == wanted).float().mean())
 
 
 class InMemory:

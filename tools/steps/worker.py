@@ -3,9 +3,10 @@
     python worker.py semaug|lightly|stable_pretraining THREADS
 
 Requests: {"prepare": {the fields of work.Work}}, {"run": steps}, {"load": {"images": path of an .npy, "workers": n}},
-{"train": steps}. Every answer to a run has seconds in all and for each part of a step: of processor time with one
-thread on a CPU, which is the time on an idle core and does not count other programs, else of the wall clock. It runs in
-the environment of the code base and needs nothing of ours but the files beside it (and our packages for ``semaug``).
+{"train": steps}, {"accuracy": path of an .npz}. Every answer to a run has seconds in all and for each part of a step:
+of processor time with one thread on a CPU, which is the time on an idle core and does not count other programs, else of
+the wall clock. It runs in the environment of the code base and needs nothing of ours but the files beside it (and our
+packages for ``semaug``).
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ if THREADS:  # before anything that reads them is imported
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
-from work import Views, Work, random_views  # noqa: E402
+from work import Views, Work, neighbour_accuracy, random_views  # noqa: E402
 
-LR = 1e-4
-"""Small, so that hundreds of steps on random numbers stay finite."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PARTS = ("data", "transfer", "forward", "backward", "update")
 
 
@@ -38,9 +38,10 @@ class Trainer:
 
     def __init__(self, adapter: Any, work: Work) -> None:
         self.adapter, self.work = adapter, work
+        torch.manual_seed(work.seed)
         self.subject = adapter.build(work)
-        groups = getattr(adapter, "parameter_groups", _all_parameters)(self.subject, LR)
-        self.optimizer = torch.optim.SGD(groups, lr=LR, momentum=0.9, weight_decay=1e-4)
+        groups = getattr(adapter, "parameter_groups", _all_parameters)(self.subject, work.lr)
+        self.optimizer = torch.optim.SGD(groups, lr=work.lr, momentum=0.9, weight_decay=1e-4)
         self.scaler = torch.amp.GradScaler(work.device, enabled=work.precision == "fp16")
         self.views = random_views(work)
         self.batches: Iterator[Views] | None = None
@@ -88,15 +89,34 @@ class Trainer:
         if self.work.device == "cuda":
             torch.cuda.synchronize()
 
-    def load(self, images: str, workers: int) -> None:
-        """Take batches from decoded images, uint8 (N, H, W, 3), from here on."""
-        self.batches = iter(self.adapter.load(list(np.load(images)), self.work, workers))
+    def load(self, images: str, workers: int, **options: Any) -> dict[str, float]:
+        """Take batches from decoded images, uint8 (N, H, W, 3), from here on; the seconds that it took to be ready."""
+        started = self.clock()
+        self.batches = iter(self.adapter.load(list(np.load(images)), self.work, workers, **options))
+        return {"seconds": self.clock() - started}
+
+    def accuracy(self, path: str) -> dict[str, float]:
+        """Nearest neighbours on the features of a file's ``train`` and ``test`` images, with their labels."""
+        found, encode, trained = np.load(path), self.subject.encode, self.subject.trained
+        assert encode is not None, "this method gives no features"
+        trained.eval()
+        with torch.inference_mode():
+            bank, queries = (_features(encode, found[part]) for part in ("train", "test"))
+        trained.train()
+        labels = [torch.from_numpy(found[f"{part}_labels"]).long() for part in ("train", "test")]
+        return {"accuracy": neighbour_accuracy(bank, labels[0], queries, labels[1])}
 
     def train(self, steps: int) -> dict[str, float]:
         """As ``run``, on the views of loaded images."""
         batches = self.batches
         assert batches is not None, "load images first"
         return self.run(steps, lambda: next(batches))
+
+
+def _features(encode: Callable[[Tensor], Tensor], images: Any) -> Tensor:
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    parts = torch.from_numpy(images).permute(0, 3, 1, 2).split(256)
+    return torch.cat([encode((part.float() / 255 - mean) / std) for part in parts])
 
 
 def autocast(work: Work) -> AbstractContextManager[Any]:
@@ -135,8 +155,9 @@ def main() -> None:
 
 def _serve(trainer: Trainer, verb: str, value: Any) -> dict[str, Any]:
     if verb == "load":
-        trainer.load(value["images"], value["workers"])
-        return {}
+        return trainer.load(**value)
+    if verb == "accuracy":
+        return trainer.accuracy(value)
     if verb == "train":
         return trainer.train(value)
     return trainer.run(value, lambda: trainer.views)

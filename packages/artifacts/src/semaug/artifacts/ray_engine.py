@@ -37,7 +37,8 @@ _OBJECT_STORE = 96 * 2**20
 """Bytes of shared memory; shards never go through it."""
 _PASSED_ON = (
     *SILENT, *OFFLINE, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
-    "OMP_WAIT_POLICY",
+    "OMP_WAIT_POLICY", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE",
+    "SEMAUG_CACHE", "SEMAUG_CACHE_GB",
 )  # fmt: skip
 """Variables of the environment that say how to run; a secret is never among them."""
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from semaug.artifacts.augment_table import AugmentTable
 from semaug.artifacts.errors import ArtifactError, SourceError
 from semaug.artifacts.outside import reading
+from semaug.artifacts.places import AnyPath
 from semaug.artifacts.ragged import unpack_strings
 from semaug.artifacts.reader import Artifact, read_manifest
 from semaug.artifacts.tables.table import Table, numbered_columns
 
 
-def holds_rows(path: Path) -> bool:
+def holds_rows(path: AnyPath) -> bool:
     """Whether ``path`` is an augment artifact of rows."""
     if not (path / "zarr.json").is_file():
         return False
@@ -25,7 +24,7 @@ def holds_rows(path: Path) -> bool:
     return manifest.kind == "augment" and manifest.config.get("form") == "rows"
 
 
-def read_positives(path: Path) -> Table:
+def read_positives(path: AnyPath) -> Table:
     """The rows of an augment artifact; obs are ``origin`` and ``number``.
 
     Raises ``ArtifactError`` for an artifact that is no such one, ``SourceError`` where it holds no row.

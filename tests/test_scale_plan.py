@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from semaug.artifacts.ragged import pack_strings
+from semaug.artifacts.schemas import Manifest
+from semaug.artifacts.shards import LocalPool, ShardResult, Tick, process_shards
+from semaug.artifacts.store import ArtifactWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,3 +125,96 @@ def test_more_devices_are_never_slower_at_a_store_but_for_the_last_shards(simula
     fewer, more = (simulation.simulate(shards, simulation.Actors(n), store).seconds for n in (count, count + 1))
     alone = simulation.simulate(shards[:1], simulation.Actors(1), store).seconds
     assert more <= fewer + alone + 1e-6  # how the ends of transfers fall may cost part of a shard
+
+
+@pytest.fixture(scope="module")
+def plan() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "tools"))
+        return importlib.import_module("scale_plan")
+
+
+def test_the_plan_names_every_input_it_uses_and_where_it_is_from(plan):
+    kinds = {plan.MEASURED, plan.PRINTED, plan.ASSUMED}
+    assert all(i.kind in kinds and i.value > 0 and i.source for i in plan.INPUTS.values())
+    text = (ROOT / "tools" / "scale_plan.py").read_text()
+    unused = [n for n in plan.INPUTS if not any(f'{call}("{n}")' in text for call in ("value", "v"))]
+    assert unused == ["subset", "load cpu", "load gpu"]  # the first is part of two others, these are named by stages
+    assert all(stage.load in plan.INPUTS for stage in plan.stages())
+
+
+def test_stages_come_to_their_closed_forms(plan):
+    by_name = {stage.name: stage for stage in plan.stages()}
+    images = plan.SIZES["1.28M"]
+    slow = plan.estimate(by_name["generate"], images, 1)
+    assert slow.seconds == pytest.approx(images * plan.value("generate"), rel=0.06)  # and deaths, loading, reading
+    assert slow.limit == "devices"
+    many = plan.estimate(by_name["materialize"], images, 4096, size=64)
+    moved = images * (plan.value("image") + plan.value("crop bytes"))
+    asked = many.outcome.requests / plan.value("requests")
+    assert many.outcome.seconds >= max(moved / plan.value("store"), asked)
+    assert many.limit in ("requests", "driver", "bandwidth")
+    assert len(many.outcome.done) == plan.shards_of(images, 64)
+    listed = plan.estimate(by_name["index files"], images, 64)
+    assert listed.driver == pytest.approx(images * plan.value("file"), rel=0.02)  # before any actor starts
+    assert listed.limit == "driver"
+
+
+def test_more_gpus_train_no_slower_and_the_store_has_the_last_word(plan):
+    runs = [plan.pretraining(plan.SIZES["1.28M"], gpus, cached=False) for gpus in (1, 8, 64, 512, 4096)]
+    rates = [run.rate for run in runs]
+    assert rates == sorted(rates)
+    assert runs[-1].limit == "store"
+    assert runs[-1].rate == pytest.approx(plan.value("store") / plan.value("image"))
+    assert runs[0].rate == plan.value("train")
+
+
+def test_the_documented_tables_are_those_of_the_tool(plan):
+    page = (ROOT / "docs" / "guide" / "scale.md").read_text()
+    for part in (plan.inputs_table(), plan.artifacts_table(), plan.pretraining_table()):
+        assert part in page
+    first = plan.stages_table("1.28M", (8,)).splitlines()
+    lines = page.partition("| 100M images |")[0].splitlines()
+    documented = {line.split(" | ")[0]: line.split(" | ")[3] for line in lines if line.count(" | ") == 5}
+    for line in first[2:]:
+        name, _, cell = line.strip("| ").split(" | ")
+        assert documented[f"| {name}"] == cell
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Work that takes a device and no processor: ``seconds`` a shard. All workers begin when ``workers`` are there."""
+
+    folder: str
+    seconds: tuple[float, ...]
+    workers: int
+
+    def open(self) -> Sleep:
+        Path(self.folder, f"here-{os.getpid()}").touch()
+        while len(list(Path(self.folder).glob("here-*"))) < self.workers:
+            time.sleep(0.005)
+        return self
+
+    def run(self, indices: range, tick: Tick) -> ShardResult:
+        began = time.time()
+        time.sleep(self.seconds[indices.start])
+        Path(self.folder, f"shard-{indices.start}").write_text(str(began))
+        tick(1)
+        return ShardResult(pack_strings("key", [str(i) for i in indices]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_simulation_foretells_a_run_of_the_local_pool(simulation, tmp_path, workers):
+    seconds = tuple(0.2 + 0.3 * (i % 4) for i in range(14))
+    manifest = Manifest(kind="features", items=len(seconds), shard_size=1, config={}, inputs={})
+    with ArtifactWriter.open(tmp_path / "a.zarr", manifest) as writer:
+        process_shards(writer, Sleep(str(tmp_path), seconds, workers), stage="sleep", workers=LocalPool(workers))
+        writer.finish()
+    began = [float((tmp_path / f"shard-{i}").read_text()) for i in range(len(seconds))]
+    ended = [(tmp_path / "a.zarr" / "ledger" / f"{i:06d}.json").stat().st_mtime for i in range(len(seconds))]
+    shards = [simulation.Shard(b - a) for a, b in zip(began, ended, strict=True)]  # asleep, then written
+    assert all(shard.compute > asleep for shard, asleep in zip(shards, seconds, strict=True))
+    took, foretold = max(ended) - min(began), simulation.simulate(shards, simulation.Actors(workers)).seconds
+    print(f"{workers} workers: {took:.2f} s, simulated {foretold:.2f} s")
+    assert 0.98 * foretold - 0.1 <= took <= 1.1 * foretold + 0.5

@@ -219,3 +219,15 @@ def test_torchrun_says_how_many_processes_there_are(monkeypatch):
     assert Hardware(devices=8).launched() == Hardware(devices=4, nodes=2)
     with pytest.raises(InvalidOption, match=r"3 devices on 1 nodes were asked for and torchrun started 8"):
         Hardware(devices=3).launched()
+
+
+def test_deterministic_holds_while_the_run_trains_and_changes_no_weights_of_a_cpu(tmp_path):
+    seen = []
+    before = torch.are_deterministic_algorithms_enabled()
+    plain = small_run(tmp_path / "plain", steps=4)
+    listen = {"on_progress": lambda event: seen.append(torch.are_deterministic_algorithms_enabled())}
+    strict = small_run(tmp_path / "strict", steps=4, hardware=Hardware(deterministic=True), **listen)
+    assert seen
+    assert all(seen)
+    assert torch.are_deterministic_algorithms_enabled() == before
+    assert strict.weights_digest == plain.weights_digest

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
@@ -26,7 +28,8 @@ class Hardware:
 
     ``device`` is cpu, cuda or auto; ``devices`` processes on each of ``nodes`` machines share every batch (DDP, also
     under torchrun) and wait ``peer_timeout`` seconds for one another; ``precision`` is one of ``PRECISIONS`` and does
-    enter the identity, since it shapes weights.
+    enter the identity, since it shapes weights. ``deterministic`` lets torch take only kernels that give the same bits
+    every time, and fail where it has none.
     """
 
     device: str = "cpu"
@@ -36,6 +39,7 @@ class Hardware:
     precision: str = "32-true"
     channels_last: bool = False
     peer_timeout: float = 1800.0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda", "auto"):
@@ -99,6 +103,26 @@ class Hardware:
                 f"precision 'fp16' on the cpu: torch {torch.__version__} has no such kernels; take --precision bf16"
             )
         return {"plugin": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))}
+
+
+@contextmanager
+def same_kernels(wanted: bool) -> Iterator[None]:
+    """Within it, where ``wanted``, torch takes only kernels that give the same bits every time; afterwards as before.
+
+    An operation without such a kernel raises torch's ``RuntimeError``, which names it.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 @cache

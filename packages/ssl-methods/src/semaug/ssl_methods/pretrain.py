@@ -25,7 +25,7 @@ from semaug.artifacts.schemas import EncoderCard
 from semaug.ssl_methods.batches import BatchOrder, RunSampler, run_loader
 from semaug.ssl_methods.callbacks import Curves, GuidanceRecord, LastCheckpoint, StepClock
 from semaug.ssl_methods.cards import load_card, save_encoder
-from semaug.ssl_methods.hardware import PRECISIONS, Hardware
+from semaug.ssl_methods.hardware import PRECISIONS, Hardware, same_kernels
 from semaug.ssl_methods.methods import Method
 from semaug.ssl_methods.metrics import CurveWriter
 from semaug.ssl_methods.optimizers import OPTIMIZERS, OptimizerSettings
@@ -122,6 +122,7 @@ def pretrain(
             trainer = _trainer(watchers, folder.path, steps, hardware, accumulate)
             training = Training(method, optimizer, steps, hardware.channels_last, batch_transform)
             with (
+                same_kernels(hardware.deterministic),
                 closing(curves),
                 noticing_lost_peers(order.rank, order.world),
                 _loader(method, pairs, periods, order, start, steps, hardware) as loader,

@@ -230,6 +230,7 @@ SHARED = (
         show_default=True,
         help="Seconds that processes wait for one that does not answer.",
     ),
+    click.option("--deterministic", is_flag=True, help="Take only kernels that give the same bits on a GPU too."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and views."),
     click.option(
         "--checkpoint-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between checkpoints."
@@ -332,13 +333,16 @@ def _pretrain(
     devices: int,
     nodes: int,
     peer_timeout: float,
+    deterministic: bool,
     **options: Any,
 ) -> None:
     from semaug.ssl_methods.pretrain import Hardware
     from semaug.studies.assemble import train
 
-    workers = settings().workers
-    hardware = Hardware(pick_device(), devices, nodes, workers, precision, peer_timeout=peer_timeout).launched()
+    hardware = Hardware(
+        pick_device(), devices, nodes, settings().workers, precision, peer_timeout=peer_timeout,
+        deterministic=deterministic,
+    ).launched()  # fmt: skip
     with progress() as on_progress:
         plan = _plan(folder, method, options)
         told = ignore_progress if hardware.rank else on_progress

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from semaug.eval.report import Table
 from semaug.studies.runner import Outcome
 from semaug.studies.study import kind_diffaug
@@ -56,6 +58,7 @@ def test_sdis_studies_of_accuracy_have_a_tuned_control_where_they_are_large(tmp_
     assert TUNED in plan_study("sdi-table-2", "small", tmp_path).preset.variants
 
 
+@pytest.mark.slow
 def test_the_tuned_control_takes_the_best_scale_of_its_setting_and_nothing_else_does(tmp_path: Path) -> None:
     own, out = tmp_path / "own.toml", tmp_path / "study"
     own.write_text(OWN)

@@ -154,14 +154,18 @@ def pause(trial: Trial) -> bool:
 
 def disk_full(trial: Trial) -> bool:
     """A disk that is too small, or that somebody else fills while the command is at work."""
-    base = _size(trial.out)
+    base = size_of(trial.out)
     room = base + int((trial.profile.size - base) * trial.draw.uniform(0.02, 0.98))
     filled_later = trial.draw.random() < 0.5
-    with small_disk(trial.out, "256m" if filled_later else str(max(room, 8192))) as resize:
+    if filled_later:
+        room = 2 * trial.profile.size + 2**20
+    with small_disk(trial.out, str(max(room, 8192))) as resize:
         running = trial.start()
         if filled_later:
             trial.reach(running)
+            running.send(signal.SIGSTOP)  # it is not to end while its disk is filled
             _fill(trial.out / BALLAST)
+            running.send(signal.SIGCONT)
         done = trial.ended(running, 0, 1)
         if done.code and not any(
             words in done.err for words in ("no space left", " free;", "part failed", "parts fail")
@@ -270,9 +274,9 @@ def _safe_bytes(path: Path) -> int:
     return data[:-1].rfind(b"\n") + 1
 
 
-def _size(folder: Path) -> int:
-    """Bytes on a disk of whole pages; a folder is a page at least."""
-    return sum(max(1, -(-path.stat().st_size // 4096)) * 4096 for path in folder.rglob("*"))
+def size_of(folder: Path) -> int:
+    """Bytes on a tmpfs: files take whole pages, folders none."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
 
 
 def _fill(ballast: Path) -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
 
-from fault_kinds import FAULTS, Failed, Profile, Trial, frozen, mount
+from fault_kinds import FAULTS, Failed, Profile, Trial, frozen, mount, size_of
 from fault_portraits import differences, portrait
 from fault_runs import BLINK, Starter
 from fault_verbs import VERBS, copy_own, filled, make_inputs
@@ -154,8 +154,8 @@ class Bench:
         if done.code:
             raise RuntimeError(f"undisturbed, {verb} ends with {done.code}: {done.err}")
         self.digests[verb] = self._verified(verb, places["OUT"])
-        size = sum(max(1, -(-p.stat().st_size // 4096)) * 4096 for p in places["OUT"].rglob("*"))
-        return Profile(appeared, whole, portrait(places["OUT"]), tuple(done.lines), size)
+        out = places["OUT"]
+        return Profile(appeared, whole, portrait(out), tuple(done.lines), size_of(out))
 
     def _verified(self, verb: str, out: Path) -> list[str]:
         digests = []

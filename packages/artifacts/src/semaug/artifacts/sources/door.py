@@ -24,6 +24,8 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     needed that is not installed.
     """
     text = os.fspath(spec)
+    if "\0" in text:
+        raise SourceError(f"{text[:200]!r} holds a NUL, which no path can; check the path")
     try:
         return _open(text)
     except OSError as error:  # names that are too long, links that lead to themselves, folders that may not be read

@@ -237,26 +237,26 @@ def strange_times(trial: Trial) -> bool:
 
 def torn(trial: Trial) -> bool:
     """A power cut: after kill -9, the file that was written last is cut short, and so are half-written ones."""
-    struck = kill(trial)
+    kill(trial)
     files = [p for p in trial.out.rglob("*") if p.is_file() and p.name not in (".lock", *FLUSHED)]
     own = {trial.out / path.name for path in (trial.places[name] for name in trial.verb.own)}
     files = sorted((p for p in files if not own & set(p.parents)), key=lambda path: path.stat().st_mtime_ns)
     for path in {*files[-1:], *(p for p in files if ".partial" in str(p))}:
         safe, size = _safe_bytes(path), path.stat().st_size
         os.truncate(path, safe + int((size - safe) * trial.draw.choice((0.0, trial.draw.random()))))
-    return struck and bool(files)
+    return bool(files)
 
 
 def lost_shard(trial: Trial) -> bool:
     """A power cut on a disk that lied: the last shard's marker is whole, and a file of its data is cut short."""
-    struck = kill(trial)
+    kill(trial)
     marked = sorted(trial.out.rglob("ledger/[0-9]*.json"), key=lambda path: path.stat().st_mtime_ns)
     if not marked:
         return False
     shard = marked[-1].parent.parent / "shards" / marked[-1].stem
     chosen = trial.draw.choice(sorted(p for p in shard.rglob("*") if p.is_file() and p.stat().st_size))
     os.truncate(chosen, trial.draw.randrange(chosen.stat().st_size))
-    return struck
+    return True
 
 
 def _offset(draw: random.Random) -> str:

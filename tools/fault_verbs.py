@@ -45,7 +45,8 @@ class Verb:
     ``made`` are its outputs that `semaug data verify` can check, below OUT; ``vanishing`` the inputs of which a part
     can be taken away; ``own`` those that it writes to, of which it gets a copy beside OUT; ``modules`` what is
     imported before it is forked. ``workers`` is the share of its runs with ``--workers 2``: small where
-    workers import torch. ``often`` it is drawn, those that take seconds less so.
+    workers import torch. ``often`` it is drawn, those that take seconds less so. ``shards`` says whether
+    it writes any.
     """
 
     words: tuple[str, ...]
@@ -55,6 +56,7 @@ class Verb:
     own: tuple[str, ...] = ()
     workers: float = 0.0
     often: int = 3
+    shards: bool = True
 
     @property
     def needs(self) -> list[str]:
@@ -99,7 +101,7 @@ VERBS: dict[str, Verb] = {
     ),
     "pretrain": Verb(
         _PRETRAIN, ("run",), (*ARTIFACTS, *TORCH, "semaug.cli.commands.pretrain", "semaug.studies.assemble"),
-        ("IMAGES", "GUIDANCE"), workers=0.06,
+        ("IMAGES", "GUIDANCE"), workers=0.06, shards=False,
     ),
     "study run": Verb(
         ("study", "run", "STUDY/mine.toml", "--scale", "tiny", "--threads", "1", "--out", "OUT/study"), (),

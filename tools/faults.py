@@ -73,6 +73,8 @@ def drawn(number: int, seed: int, verbs: list[str], kinds: list[str]) -> Case:
         shared = draw.random() < VERBS[verb].workers or (kind == "kill -9 of a worker" and draw.random() < 0.5)
         if kind == "vanishing input" and not VERBS[verb].vanishing:
             continue
+        if kind == "torn last shard" and not VERBS[verb].shards:
+            continue
         if kind == "kill -9 of a worker" and not (shared and draw.random() < VERBS[verb].workers * 4):
             continue
         return Case(number, seed, verb, kind, TWO_WORKERS if shared and VERBS[verb].workers else ())

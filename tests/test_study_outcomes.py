@@ -51,6 +51,11 @@ def test_a_row_says_the_gains_their_intervals_and_what_failed(tool: ModuleType, 
     )
 
 
+def test_equal_differences_tell_nothing(tool: ModuleType, tmp_path: Path) -> None:
+    row = tool.outcome_row(forged(tmp_path, {"e": [0.1, 0.3], "a": [0.2, 0.4]}), {}, {})
+    assert row.endswith("a +10.0 (+10.0 to +10.0) over `e`; 0 of 1 told from zero, 2 seeds |")
+
+
 def test_one_seed_is_said_and_an_unknown_time_is_a_dash(tool: ModuleType, tmp_path: Path) -> None:
     row = tool.outcome_row(forged(tmp_path, {"e": [0.5], "a": [0.5]}), {}, {"another": 3.0})
     assert row == "| `sasi-table-12` | - | - | 2 | a 0.0 over `e`; one seed |"

@@ -75,8 +75,12 @@ class Gain:
 
     @property
     def separated(self) -> bool:
-        """Whether the seeds tell it from zero, after Holm's adjustment."""
-        return self.p_value is not None and self.p_value < 0.05
+        """Whether the seeds tell it from zero, after Holm's adjustment.
+
+        Differences that are all the same, as accuracies on few images may be, have no spread that could tell.
+        """
+        low, high = self.at_steps.low or 0.0, self.at_steps.high or 0.0
+        return self.p_value is not None and self.p_value < 0.05 and high - low > 1e-9
 
 
 @dataclass(frozen=True)
@@ -236,4 +240,4 @@ def not_comparable(study: Study) -> tuple[str, ...]:
         reasons.append("the models given may not be the paper's")
     oracles = [w for w in study.weights.values() if w.origin == "stand-in" and w.role != "annotations"]
     reasons += [f"{w.model} stands in for {ROLES[w.role].title}" for w in oracles]
-    return (*reasons, *study.preset.reasons)
+    return (*dict.fromkeys(reasons), *study.preset.reasons)

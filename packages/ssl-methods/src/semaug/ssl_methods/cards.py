@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from semaug.artifacts.errors import ArtifactError, MissingWeights
 from semaug.artifacts.files import hash_file, write_atomic
-from semaug.artifacts.outside import reading
+from semaug.artifacts.outside import damaged, reading
 from semaug.artifacts.schemas import EncoderCard
 from semaug.artifacts.store import package_versions
 from semaug.artifacts.verify import ENCODER_CARD, ENCODER_WEIGHTS
@@ -188,8 +188,9 @@ def build_fitting(build: Callable[[], M], weights: Mapping[str, Tensor], path: P
         try:
             with torch.device("meta"):
                 _require_shapes(build().state_dict(), weights, path, what)
-        except NotImplementedError:  # a network that reads numbers of its own while it is built
-            pass
+        except RuntimeError as error:  # NotImplementedError too: a network may read its own numbers while it is built
+            if "meta" not in str(error):
+                raise damaged(path.parent, error, "copy card and weights from the same run") from error
         module = build()
         _require_shapes(module.state_dict(), weights, path, what)
         module.load_state_dict(dict(weights))

@@ -120,7 +120,9 @@ def train(
     from semaug.ssl_methods.pretrain import Hardware, pretrain
 
     recipe = training_recipe(plan.method, plan.recipe)
-    pairs, hardware = pairs_of(plan), hardware or Hardware()
+    hardware = hardware or Hardware()
+    _require_float32(plan, hardware)
+    pairs = pairs_of(plan)
     items, transform = _views(plan, pairs, hardware)
     method = method_of(plan, pairs)
     method.pairing = pairs.pairing
@@ -145,6 +147,15 @@ def train(
         overwrite=overwrite,
         on_progress=on_progress,
     )
+
+
+def _require_float32(plan: TrainingPlan, hardware: Hardware) -> None:
+    """Refuse what looks at images of float32 with the encoder in training, where that one is in float64."""
+    looks = "online kNN" if plan.online_knn is not None else "pairs 'self'" if plan.pairs == "self" else ""
+    if looks and hardware.precision == "64-true":
+        raise InvalidOption(
+            f"{looks} with precision 'fp64': its images are float32; take --precision fp32, or evaluate it afterwards"
+        )
 
 
 def pairs_of(plan: TrainingPlan) -> PairSource | RowPairs:

@@ -37,7 +37,9 @@ def parts(results: Results) -> Iterator[str]:
     elif results.measured:
         yield ", ".join(f"{name} {row['value']:.3g}" for name, row in results.measured.items())
     if results.failed:
-        yield f"{len(results.failed)} failed: " + ", ".join(line.split(":")[0] for line in results.failed)
+        names = [made.name for made in results.artifacts if made.error]
+        names += [run.variant for run in results.runs if run.rows is None]
+        yield f"{len(results.failed)} failed: " + ", ".join(dict.fromkeys(names))
 
 
 def told_gains(gains: Sequence[Gain]) -> Iterator[str]:

@@ -103,11 +103,11 @@ def training(f: Path, images: Path) -> Iterator[Words]:
     guided = ("--pairs", "guided", "--guidance", f / "guidance.zarr")
     yield "pretrain", "simclr", images, *guided, *TRAINING, "--out", run
     yield "pretrain", "export", run, "--format", "torchvision", "--out", f / "weights.safetensors"
-    yield "eval", "embed", run, images, "--out", f / "features.zarr"
+    yield "eval", "embed", run, "--images", images, "--out", f / "features.zarr"
     yield "eval", "knn", run, *sets
     yield "eval", "linear", run, *sets
     yield "eval", "finetune", run, *sets, "--epochs", "1", "--lr", "0.01"
-    yield "eval", "geometry", run, images
+    yield "eval", "geometry", run, "--images", images
     yield "study", "list"
     yield "study", "run", "sdi-table-1", "--scale", "tiny", "--out", f / "study"
 

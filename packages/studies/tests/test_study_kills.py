@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -61,10 +62,8 @@ def kill_at(words: tuple[object, ...], out: Path, files: int, delay: float) -> b
     while process.poll() is None and written(out) < files:
         time.sleep(0.01)
     time.sleep(delay)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.communicate()
     return process.returncode == -signal.SIGKILL
 

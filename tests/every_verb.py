@@ -89,7 +89,21 @@ def pairs(f: Path, images: Path) -> Iterator[Words]:
     yield "pairs", "export", f / "pairs.zarr", "--out", f / "pairs.jsonl"
     models = ("--captioner", f / "blip2", "--rewriter", f / "llama", "--generator", f / "sd")
     short = ("--size", "32", "--steps", "2", "--guidance", "1", "--caption-tokens", "5", "--rewrite-tokens", "5")
-    yield "synth", "run", images, *models, *short, "--n-sem", "1", "--n-vp", "1", "--out", f / "synthetic.zarr"
+    yield (
+        "synth",
+        "run",
+        images,
+        *models,
+        *short,
+        "--n-sem",
+        "1",
+        "--n-vp",
+        "1",
+        "--vary",
+        "crop",
+        "--out",
+        f / "synthetic.zarr",
+    )
     yield "synth", "segment", images, "--model", f / "panoptic", "--out", f / "maps.zarr"
     cells = f"{save_cells(f / 'cells.csv')}?label=kind"
     yield "diffaug", "train", cells, "--out", f / "diffaug", *LITTLE
@@ -102,7 +116,7 @@ def training(f: Path, images: Path) -> Iterator[Words]:
     run, sets = f / "run", ("--train", images, "--test", images)
     guided = ("--pairs", "guided", "--guidance", f / "guidance.zarr")
     yield "pretrain", "simclr", images, *guided, *TRAINING, "--out", run
-    yield "pretrain", "export", run, "--format", "torchvision", "--out", f / "weights.safetensors"
+    yield "pretrain", "export", run, "--format", "onnx", "--out", f / "encoder.onnx"
     yield "eval", "embed", run, "--images", images, "--out", f / "features.zarr"
     yield "eval", "knn", run, *sets
     yield "eval", "linear", run, *sets

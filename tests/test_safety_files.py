@@ -206,8 +206,12 @@ def test_a_yaml_of_ultralytics_is_not_evaluated(semaug: Semaug, photos, tmp_path
     assert "unsupported activation" in done.err
 
 
-def test_a_torchscript_program_that_writes_is_not_run(tmp_path: Path, mark: Path) -> None:
+def test_a_torchscript_program_that_writes_is_not_run(
+    tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
+
+    monkeypatch.setattr(torch, "save", torch.serialization.save)  # ultralytics lays its own over it
 
     from semaug.artifacts.errors import InvalidOption
     from semaug.prompt_synthesis.exported_panoptic import open_exported

@@ -193,7 +193,7 @@ def test_broken_coco_files_are_refused_in_one_line(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ({"size": [HEIGHT, WIDTH], "counts": [5, 5]}, "runs add up to 10"),
+        ({"size": [HEIGHT, WIDTH], "counts": [5, 5]}, "no whole numbers that add up to 60 x 80"),
         ({"size": [HEIGHT, WIDTH], "counts": [-5, 5]}, "run-length mask is broken"),
         ({"size": [HEIGHT, WIDTH], "counts": "zzzz"}, "run-length mask is broken"),
         ({"size": [9, WIDTH], "counts": [1]}, r"a mask is \(9, 80\)"),

@@ -420,9 +420,9 @@ def test_a_full_disk_is_one_line_and_the_rerun_goes_on(
     models, source, captions, prompts, synthetic, tmp_path, monkeypatch
 ) -> None:
     out, writes = tmp_path / "s.zarr", []
-    import semaug.artifacts.store as files
+    import semaug.artifacts.local_place as files
 
-    plain = files._write_columns
+    plain = files.write_columns
 
     def limited(folder: Path, columns: Any) -> None:
         writes.append(folder)
@@ -430,7 +430,7 @@ def test_a_full_disk_is_one_line_and_the_rerun_goes_on(
             raise OSError(errno.ENOSPC, "No space left on device")
         plain(folder, columns)
 
-    monkeypatch.setattr(files, "_write_columns", limited)
+    monkeypatch.setattr(files, "write_columns", limited)
     with pytest.raises(OutputError, match=r"no space left.*it resumes"):
         generate(source, out, models, captions, plan=PLAN, prompts=prompts)
     generate(source, out, models, captions, plan=PLAN, prompts=prompts)

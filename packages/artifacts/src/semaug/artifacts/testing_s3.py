@@ -46,6 +46,7 @@ class S3Store:
 @contextmanager
 def s3_store(bucket: str = "bucket") -> Iterator[S3Store]:
     """Serve one bucket, with AWS's variables set for this process and its children."""
+    from moto.s3.models import s3_backends
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -55,6 +56,7 @@ def s3_store(bucket: str = "bucket") -> Iterator[S3Store]:
         def log(self, *_: Any) -> None:
             return None
 
+    s3_backends.reset()  # what an earlier store of this process holds
     store = S3Store("")
     application = _Counted(DomainDispatcherApplication(create_backend_app), store)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)

@@ -29,7 +29,7 @@ STUDIES = {
     "compare": ("compare", ("standard", "random_box-saliency", "guided-saliency"), "longer_most = 1.5"),
     "training": ("sasi-table-12", ("e", "a"), ""),
     "measurement": ("sasi-figure-9", (), ""),
-    "semantic-pairs": ("semantic-pairs-table-2", ("SP", "AP"), ""),
+    "semantic-pairs": ("semantic-pairs-table-2", ("SP", "other"), ""),
     "diffaug": ("diffaug-table-2", ("PCA", "DiffAug"), "train_items = 24"),
 }
 """Kind -> a preset, the variants of it, and what its scale has less of."""
